@@ -1,0 +1,1 @@
+"""What ships in the box, through the same hooks as any plugin."""

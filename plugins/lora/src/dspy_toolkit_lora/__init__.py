@@ -1,0 +1,3 @@
+"""LoRA fine-tuning for DSPy Toolkit."""
+
+__version__ = "0.1.0"
