@@ -44,7 +44,7 @@ class ToolkitError(Exception):
 class UnknownNameError(ToolkitError, LookupError):
     """A name that does not exist.
 
-    `kind` is the noun in the message ("task", "optimizer"); `known` is what exists and is sorted by closeness to `name`.
+    `kind` is the noun in the message ("task", "optimizer"); `known` is what exists, sorted by closeness to `name`.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, remedy: str = ""):

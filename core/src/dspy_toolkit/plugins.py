@@ -149,7 +149,7 @@ class PluginManager:
         try:
             module = load()
             self.register(module, project=record.name, distribution=record.distribution, version=record.version)
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises, the other plugins go on
+        except Exception as error:  # whatever a stranger's module raises, the others go on
             if os.environ.get("DSPY_TOOLKIT_STRICT"):
                 raise
             return replace(record, error=_describe(error))
@@ -191,7 +191,7 @@ class PluginManager:
         return self._entries[kind]
 
     def get(self, kind: type[E], name: str, *, project: str | None = None) -> Found[E]:
-        """The entry called `project/name`; plain `name` works where only one project has it, `project` being asked first.
+        """The entry called `project/name`; plain `name` works where only one project has it, `project` asked first.
 
         Raises UnknownNameError, or DuplicateNameError when several projects have the plain name or the project is
         claimed by two distributions.
@@ -258,7 +258,7 @@ class PluginManager:
                         raise DuplicateNameError(f"{distribution} contributes the {_HOOKS[kind][1]} {name!r} twice.")  # noqa: TRY301
                     if kind is ProviderEntry and name in providers:
                         raise DuplicateNameError(_clash(name, providers[name], distribution, noun="provider"))  # noqa: TRY301
-            except Exception as error:  # noqa: BLE001 - whatever a stranger's hook raises, the other plugins go on
+            except Exception as error:  # whatever a stranger's hook raises, the others go on
                 if os.environ.get("DSPY_TOOLKIT_STRICT"):
                     raise
                 self._records[key] = replace(self._records[key], error=_describe(error))

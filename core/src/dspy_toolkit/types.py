@@ -182,7 +182,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderEntry(Entry):
-    """A way to turn a model string into an LM. The name is the part before the first slash: `mlx` of `mlx/smollm2-135m`.
+    """A way to turn a model string into an LM. The name is the part before the slash: `mlx` of `mlx/smollm2-135m`.
 
     `connect`: reference to `(model: str, **options) -> dspy.LM`. Gets the whole model string. Options are the ones of
         `dspy.LM` (temperature, max_tokens, cache, ...). Two calls with one model string share what is expensive.
@@ -205,7 +205,7 @@ class MigrationEntry(Entry):
     """How a stored program of a task moves from one version of its signatures to the next.
 
     `task`: the task's name within this project. `source` and `target`: fingerprints, as `dspy-toolkit validate` prints.
-    `migrate`: reference to `(state: dict) -> dict`: takes DSPy's program state made for `source`, returns one for `target`.
+    `migrate`: reference to `(state: dict) -> dict`: takes DSPy's program state made for `source`, returns `target`'s.
     """
 
     task: str
