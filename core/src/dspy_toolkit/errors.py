@@ -11,6 +11,7 @@
     ├── ModelError                  a model that cannot be found, loaded or run
     ├── MetricError                 a metric that raised or returned something that is no score
     ├── OptimizationError           a run that cannot start or go on
+    │   └── OptimizationInterrupted it was told to stop: carries what was found
     └── BundleError                 a stored program that is missing, damaged or written for something else
         └── FingerprintError        the program's signatures are not the ones the bundle was made for
 
@@ -19,6 +20,7 @@ Every message names the thing, says what was expected, and says what to do.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 __all__ = [
     "BundleError",
@@ -29,6 +31,7 @@ __all__ = [
     "MetricError",
     "ModelError",
     "OptimizationError",
+    "OptimizationInterrupted",
     "PluginError",
     "SettingsError",
     "SignatureError",
@@ -91,6 +94,17 @@ class MetricError(ToolkitError):
 
 class OptimizationError(ToolkitError):
     """An optimization run that cannot start or go on."""
+
+
+class OptimizationInterrupted(OptimizationError):  # noqa: N818  # an interruption is not an error of anybody's
+    """A run that was told to stop, by Ctrl-C or its `stop` event.
+
+    `partial` is what was finished: an `Evaluation` from `evaluate`, an `OptimizationResult` from `optimize`, or None.
+    """
+
+    def __init__(self, message: str, *, partial: Any = None):
+        super().__init__(message)
+        self.partial = partial
 
 
 class BundleError(ToolkitError):

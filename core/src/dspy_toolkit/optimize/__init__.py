@@ -1,0 +1,38 @@
+"""Evaluating and optimizing programs: data, scores with intervals, runs that can be stopped and gone on with."""
+
+from dspy_toolkit.optimize.cache import configure_cache
+from dspy_toolkit.optimize.data import Splits, digest, input_fields, prepare, to_examples
+from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, Usage, evaluate
+from dspy_toolkit.optimize.events import Event, EventKind, EventSink, Stage
+from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
+from dspy_toolkit.optimize.result import OptimizationResult
+from dspy_toolkit.optimize.run import optimize
+from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate, compare, estimate
+
+__all__ = [
+    "Comparison",
+    "ErrorGroup",
+    "Evaluation",
+    "Event",
+    "EventKind",
+    "EventSink",
+    "OptimizationResult",
+    "OptimizerJob",
+    "RowResult",
+    "ScoreEstimate",
+    "Splits",
+    "Stage",
+    "Usage",
+    "check_parameters",
+    "compare",
+    "configure_cache",
+    "digest",
+    "estimate",
+    "evaluate",
+    "find_optimizer",
+    "input_fields",
+    "optimize",
+    "prepare",
+    "to_examples",
+]
