@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -66,6 +66,7 @@ class DSPyConfig(BaseSettings):
     model: str = Field("mlx/smollm2-135m", description="default model: a model string or the name of a profile")
     models: dict[str, ModelProfile] = Field(default_factory=dict, description="named model choices")
     projects: dict[str, ProjectConfig] = Field(default_factory=dict, description="settings per project")
+    adapter: Literal["chat", "json"] = Field("chat", description="prompt and answer format")
     store: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("dspy-toolkit") / "programs",
         description="folder of optimized programs",

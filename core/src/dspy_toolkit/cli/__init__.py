@@ -1,0 +1,45 @@
+"""The command `dspy-toolkit`: one file per verb.
+
+Start-up is a feature: a verb's file imports typer and the standard library; everything else inside its function.
+"""
+
+from typing import Annotated
+
+import typer
+
+from dspy_toolkit import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="dspy-toolkit",
+    help="Program, optimize and ship DSPy programs on models you run yourself.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dspy-toolkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    from dspy_toolkit.cli import config, demo, doctor, optimize, plugins, run, signatures, tasks, validate
+
+    for verb in (demo, optimize, run, tasks, signatures, validate, plugins, config, doctor):
+        verb.add_to(app)
+    app()

@@ -36,13 +36,13 @@ class Metric:
         trace: Any = None,
         pred_name: str | None = None,
         pred_trace: Any = None,
-    ) -> Score:  # noqa: E501
+    ) -> Score:
         """Raises MetricError naming the metric, the value and the row's inputs when the function raises or returns no score."""
         raise NotImplementedError
 
     def __call__(
         self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
-    ) -> Any:  # noqa: E501
+    ) -> Any:
         raise NotImplementedError
 
     def with_threshold(self, threshold: float) -> "Metric":

@@ -3,12 +3,8 @@
 All scores here are on DSPy's 0-100 scale; a metric's own 0-1 scores are multiplied by 100 once, by `evaluate`.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, floor
-
-from dspy_toolkit.errors import OptimizationError
 
 __all__ = ["Comparison", "ScoreEstimate", "compare", "estimate"]
 

@@ -1,0 +1,84 @@
+"""`dspy-toolkit demo`: a small local model gets better at a real job while you watch."""
+
+from typing import Annotated, Any
+
+import typer
+
+from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.output import Output
+
+__all__ = ["add_to"]
+
+TASK = "lora/hyperparameters"
+MODEL = "mlx/smollm2-135m"
+
+
+def add_to(app: typer.Typer) -> None:
+    @app.command()
+    def demo(
+        seed: Annotated[int, typer.Option(min=0, help="Another seed draws other rows.")] = 1,
+        as_json: Json = False,
+    ) -> None:
+        """Optimize lora/hyperparameters with SmolLM2-135M, from baseline to stored program. Some minutes on two cores."""
+        with edge(as_json) as output:
+            from dspy_toolkit.cli.optimize import run_optimization, score_lines
+            from dspy_toolkit.framework import DSPyFramework
+
+            framework = DSPyFramework()
+            task = framework.task(TASK)
+            _introduce(output, framework, task)
+            result, version = run_optimization(output, framework, TASK, model=MODEL, optimizer="bootstrap", seed=seed)
+            inputs = dict(task.example_inputs())
+            before = framework.bind(task.program(), model=MODEL)(**inputs)
+            after = framework.load(TASK, version.name, model=MODEL)(**inputs)
+            proposals = {"before": dict(task.files(inputs, before)), "after": dict(task.files(inputs, after))}
+            output.document(
+                {
+                    **result.to_dict(),
+                    "version": version.name,
+                    "bundle": str(version.bundle.path),
+                    "example": {"inputs": inputs, **proposals},
+                }
+            )
+            _conclude(output, result, version, inputs, proposals, score_lines(result))
+
+
+def _introduce(output: Output, framework: Any, task: Any) -> None:
+    from dspy_toolkit.types import ProviderEntry, resolve
+
+    provider = framework.plugins.provider(MODEL)
+    output.print(f"[bold]{TASK}[/]: {task.entry.summary}")
+    output.print(
+        f"[bold]{MODEL}[/]: a language model of 135 million parameters, run in this process. No key, no server."
+    )
+    for check in resolve(provider.entry.doctor)() if provider.entry.doctor else ():
+        if check.name in ("backend", "blas"):
+            output.print(f"  {check.name}: {check.detail}" + (f"  [yellow]{check.remedy}[/]" if check.remedy else ""))
+    assert ProviderEntry is type(provider.entry)
+    output.print(
+        f"metric [bold]{task.metric_name}[/]: trains a small model with each proposal and looks at what it learned.\n"
+    )
+
+
+def _conclude(output: Output, result: Any, version: Any, inputs: Any, proposals: Any, lines: list[str]) -> None:
+    from rich.columns import Columns
+    from rich.panel import Panel
+    from rich.text import Text
+
+    output.print()
+    output.print(*lines, sep="\n") if not output.as_json else None
+    output.print("\nOne proposal, as the file you would train with, for:")
+    output.print("\n".join(f"  {name}: {value}" for name, value in inputs.items()))
+    panels = []
+    for when, files in proposals.items():
+        name, text = next(iter(files.items()))
+        panels.append(Panel(Text(text), title=f"{name}, {when}"))
+    output.print(Columns(panels))
+    output.print(f"The optimized program is [bold]{version.task}@{version.name}[/] in {version.bundle.path}\n")
+    output.print("Next:")
+    for command, what in (
+        (f"dspy-toolkit run {TASK} --write my-lora", "a proposal for the example, as files"),
+        (f"dspy-toolkit tasks {TASK}", "the inputs, the data and the metric of this task"),
+        (f"dspy-toolkit optimize {TASK} --seed 2", "the same with other rows"),
+    ):
+        output.print(f"  [bold]{command}[/]   # {what}")

@@ -1,0 +1,91 @@
+"""`dspy-toolkit doctor`: what works on this machine, and what to do about the rest."""
+
+import dataclasses
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from dspy_toolkit.cli.edge import Json, edge
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    @app.command()
+    def doctor(as_json: Json = False) -> None:
+        """Check Python, packages, plugins, settings, folders and every provider. Exit code 1 if something is wrong."""
+        with edge(as_json) as output:
+            from rich.table import Table
+
+            checks = list(_checks())
+            output.document(
+                {"ok": all(check.ok for check in checks), "checks": [dataclasses.asdict(c) for c in checks]}
+            )
+            table = Table(box=None, header_style="bold", pad_edge=False)
+            for column in ("", "check", "found", "what to do"):
+                table.add_column(column, overflow="fold")
+            for check in checks:
+                table.add_row("[green]ok[/]" if check.ok else "[red]no[/]", check.name, check.detail, check.remedy)
+            output.print(table)
+            if not all(check.ok for check in checks):
+                raise typer.Exit(1)
+
+
+def _checks() -> Iterator[Any]:
+    from importlib_metadata import PackageNotFoundError, version
+
+    from dspy_toolkit.plugins import PluginManager
+    from dspy_toolkit.settings import DSPyConfig
+    from dspy_toolkit.types import Check, ProviderEntry, resolve
+
+    yield Check(
+        name="python", ok=sys.version_info >= (3, 11), detail=f"{platform.python_version()} on {platform.platform()}"
+    )
+    for package in ("dspy-toolkit", "dspy", "litellm", "pluggy"):
+        try:
+            yield Check(name=package, ok=True, detail=version(package))
+        except PackageNotFoundError:
+            yield Check(name=package, ok=False, detail="not installed", remedy=f"pip install {package}")
+
+    config = DSPyConfig()
+    yield Check(name="settings", ok=True, detail=str(config.file) if config.file else "defaults (no settings file)")
+    for name in ("store", "cache"):
+        yield _writable(name, getattr(config, name))
+
+    plugins = PluginManager()
+    for record in plugins.check():
+        state = "blocked" if record.blocked else record.error or record.version
+        remedy = f"pip install --upgrade {record.distribution}, or block it: DSPY_TOOLKIT_PLUGINS=-{record.name}"
+        yield Check(
+            name=f"plugin {record.name}", ok=not record.error, detail=state, remedy=remedy if record.error else ""
+        )
+    providers = plugins.entries(ProviderEntry)
+    if not providers:
+        yield Check(
+            name="providers",
+            ok=False,
+            detail="none installed",
+            remedy="pip install 'dspy-toolkit-mlx[cpu]' (or without [cpu])",
+        )
+    for found in providers.values():
+        if found.entry.doctor is not None:
+            for check in resolve(found.entry.doctor)():
+                yield dataclasses.replace(check, name=f"{found.entry.name}: {check.name}")
+
+
+def _writable(name: str, folder: Path) -> Any:
+    from dspy_toolkit.types import Check
+
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    ok = existing.is_dir() and os.access(existing, os.W_OK)
+    return Check(
+        name=f"{name} folder",
+        ok=ok,
+        detail=str(folder) if ok else f"{folder} cannot be written",
+        remedy="" if ok else f"set DSPY_TOOLKIT_{name.upper()} to a folder you can write",
+    )

@@ -1,0 +1,52 @@
+"""The edge of the command line: errors become one line and an exit code.
+
+0: fine. 1: it failed, and stderr says why and what to do. 2: wrong usage.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from dspy_toolkit.cli.output import Output
+from dspy_toolkit.errors import ToolkitError
+
+__all__ = ["Json", "edge"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+
+
+@contextmanager
+def edge(as_json: bool) -> Iterator[Output]:
+    """Run a verb's body: yields its Output, turns the project's errors and Ctrl-C into exit code 1.
+
+    DSPY_TOOLKIT_STRICT=1 lets errors through with their traceback.
+    """
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no call to a public endpoint nobody asked for
+    output = Output(as_json=as_json)
+    try:
+        with output.guard():
+            yield output
+    except ToolkitError as error:
+        if os.environ.get("DSPY_TOOLKIT_STRICT"):
+            raise
+        fail(output, type(error).__name__, str(error))
+    except KeyboardInterrupt:
+        fail(output, "Interrupted", "Interrupted.")
+
+
+def fail(output: Output, kind: str, message: str) -> None:
+    """Say what went wrong on stderr (and as the JSON document, if one is expected) and leave with exit code 1."""
+    output.document({"error": {"type": kind, "message": message}})
+    sys.stdout.flush()
+    output.stderr.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,34 @@
+"""`dspy-toolkit plugins`: what is installed, what it adds, and what is wrong with it."""
+
+import dataclasses
+
+import typer
+
+from dspy_toolkit.cli.edge import Json, edge
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    @app.command()
+    def plugins(as_json: Json = False) -> None:
+        """List the plugins: name, distribution, version, hooks, and the error of a broken one."""
+        with edge(as_json) as output:
+            from dspy_toolkit.plugins import PluginManager
+
+            records = PluginManager().check()
+            output.document({"plugins": [dataclasses.asdict(record) for record in records]})
+            output.print(_table(records))
+
+
+def _table(records):
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("project", "distribution", "version", "hooks", "state"):
+        table.add_column(column, overflow="fold")
+    for record in records:
+        state = "blocked" if record.blocked else f"[red]{record.error}[/]" if record.error else "[green]ok[/]"
+        hooks = ", ".join(hook.removeprefix("toolkit_") for hook in record.hooks)
+        table.add_row(record.name, record.distribution, record.version, hooks, state)
+    return table

@@ -1,0 +1,205 @@
+"""`DSPyFramework`: one object that knows the settings, the plugins, the models and the stored programs."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
+from dspy_toolkit.errors import BundleError
+from dspy_toolkit.metrics import Metric
+from dspy_toolkit.optimize import (
+    EventSink,
+    OptimizationResult,
+    configure_cache,
+    find_optimizer,
+    optimize,
+    prepare,
+)
+from dspy_toolkit.plugins import PluginManager
+from dspy_toolkit.program import Program
+from dspy_toolkit.settings import DSPyConfig
+from dspy_toolkit.signatures.registry import SignatureRegistry
+from dspy_toolkit.store import Store, Version, load_program, read_bundle
+from dspy_toolkit.task import Task
+from dspy_toolkit.types import MetricEntry, TaskData, TaskEntry, resolve
+
+__all__ = ["DSPyFramework"]
+
+AnyMetric = str | Metric | Callable[..., Any]
+
+
+class DSPyFramework:
+    """The entry point for Python code. Making one loads no model.
+
+    It configures nothing global but DSPy's cache folder (inside `config.cache`, unreadable pickles refused): programs
+    it hands out bring their LM and adapter with them, so several frameworks can live in one process.
+    """
+
+    def __init__(self, config: DSPyConfig | None = None, *, plugins: PluginManager | None = None):
+        self.config = config or DSPyConfig()
+        self.plugins = plugins or PluginManager()
+        self.signature_registry = SignatureRegistry(self.plugins)
+        self.store = Store(self.config.store)
+        self._lms: dict[tuple[Any, ...], dspy.LM] = {}
+        self._lock = threading.Lock()
+        configure_cache(self.config.cache / "lm")
+
+    # --- models
+
+    def lm(self, model: str | None = None, **options: Any) -> dspy.LM:
+        """An LM for a model string or profile name; None is the default model. Equal calls share one LM.
+
+        `options` are those of `dspy.LM` and win over the profile's. Raises UnknownNameError for a profile or provider
+        that does not exist, ModelError when the model cannot be had.
+        """
+        profile = self.config.profile(model)
+        merged = {**profile.model_dump(exclude={"model"}, exclude_none=True), **options}
+        key = (profile.model, *sorted((name, repr(value)) for name, value in merged.items()))
+        with self._lock:
+            if key not in self._lms:
+                connect = resolve(self.plugins.provider(profile.model).entry.connect)
+                self._lms[key] = connect(profile.model, **merged)
+            return self._lms[key]
+
+    def adapter(self) -> dspy.Adapter:
+        """The adapter of the settings: DSPy's prompts, with a grammar for models that can be held to one."""
+        return GuidedJSONAdapter() if self.config.adapter == "json" else GuidedChatAdapter()
+
+    # --- signatures
+
+    def register_project_signatures(
+        self, project: str, signatures: Mapping[str, type[dspy.Signature]] | Sequence[type[dspy.Signature]]
+    ) -> None:
+        """Make signatures available by name to all projects of this framework."""
+        self.signature_registry.register_project(project, signatures)
+
+    def get_signature(self, signature: str | type[dspy.Signature], *, model: str | None = None) -> Program:
+        """A program that answers a signature: `framework.get_signature(QASignature)(question="...")`.
+
+        `signature` is a class, a registered name (`lora/LoRAOptimizationSignature`), or DSPy's short form
+        (`"question -> answer"`).
+        """
+        if isinstance(signature, str) and "->" not in signature:
+            signature = self.signature_registry.get(signature)
+        return self.bind(dspy.Predict(signature), model=model)
+
+    # --- tasks and programs
+
+    def task(self, name: str) -> Task:
+        """The task `project/name`. Raises UnknownNameError, closest first."""
+        return Task(self.plugins.get(TaskEntry, name), self.plugins)
+
+    def bind(self, module: dspy.Module, *, model: str | None = None) -> Program:
+        """`module` with an LM and the framework's adapter, ready to call."""
+        return Program(module, lm=self.lm(model), adapter=self.adapter())
+
+    def load(self, name: str, version: str | None = None, *, model: str | None = None) -> Program:
+        """A stored program: `lora/hyperparameters`, `lora/hyperparameters@v2`, `...@production`, or a bundle's folder.
+
+        Without a version: `production` if that alias exists, else the newest promoted version, else the newest. `model`
+        is bound here: a bundle carries none. Raises UnknownNameError, BundleError, FingerprintError.
+        """
+        if Path(name).is_dir():
+            bundle = read_bundle(Path(name))
+            if "/" not in bundle.manifest.task:
+                raise BundleError(
+                    f"{name} was made from a module, not a task; load it with load_program and its factory."
+                )
+            task = self.task(bundle.manifest.task)
+        else:
+            name, _, at = name.partition("@")
+            task = self.task(name)
+            bundle = self.store.get(task.name, version or at or None).bundle
+        module = load_program(bundle, task.program)
+        return self.bind(module, model=model or self.config.project(task.project).model)
+
+    # --- optimization
+
+    def optimize_module(
+        self,
+        module: dspy.Module,
+        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example],
+        metrics: AnyMetric | Sequence[AnyMetric],
+        *,
+        task_type: str = "module",
+        optimizer: str = "bootstrap",
+        model: str | None = None,
+        seed: int | None = None,
+        rows: Mapping[str, int] | None = None,
+        on_event: EventSink | None = None,
+        stop: threading.Event | None = None,
+        **parameters: Any,
+    ) -> OptimizationResult:
+        """Optimize a module and measure it on held-out rows before and after. `module` is left as it was.
+
+        `dataset` is three sets or one list, which is split by content. `metrics` is a metric, the name of one, or a
+        list, whose mean counts. `task_type` names the run in its result. `parameters` are the optimizer's.
+        Raises DataError, OptimizationError, OptimizationInterrupted (with what was found), UnknownNameError.
+        """
+        found = find_optimizer(self.plugins, optimizer)
+        return optimize(
+            module,
+            data=prepare(dataset, module, rows=rows, seed=self._seed(seed)),
+            metric=self.metric(metrics),
+            optimizer=resolve(found.entry.optimizer),
+            optimizer_name=found.entry.name,
+            parameters=parameters,
+            lm=self.lm(model),
+            adapter=self.adapter(),
+            seed=self._seed(seed),
+            num_threads=self.config.num_threads,
+            task=task_type,
+            on_event=on_event,
+            stop=stop,
+        )
+
+    def optimize_task(
+        self,
+        name: str,
+        *,
+        optimizer: str | None = None,
+        model: str | None = None,
+        seed: int | None = None,
+        rows: Mapping[str, int] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        on_event: EventSink | None = None,
+        stop: threading.Event | None = None,
+    ) -> tuple[OptimizationResult, Version]:
+        """Optimize a task with its own data, metric and defaults, and store the result as its next version.
+
+        Defaults: arguments, then the project's settings, then the task's own. Raises as `optimize_module`.
+        """
+        task = self.task(name)
+        project = self.config.project(task.project)
+        optimizer = optimizer or project.optimizer or task.entry.optimizer
+        defaults = task.entry.optimizer_params if optimizer == task.entry.optimizer else {}
+        result = self.optimize_module(
+            task.program(),
+            task.data(),
+            task.metric(),
+            task_type=task.name,
+            optimizer=optimizer,
+            model=model or project.model,
+            seed=seed,
+            rows={**task.entry.rows, **project.rows, **(rows or {})},
+            on_event=on_event,
+            stop=stop,
+            **{**defaults, **project.optimizer_params, **(parameters or {})},
+        )
+        version = self.store.save(result, example_inputs=task.example_inputs(), adapter=self.adapter())
+        return result, version
+
+    def metric(self, metrics: AnyMetric | Sequence[AnyMetric]) -> Metric:
+        """One Metric from a metric, a name, or a list of them (their mean)."""
+        if isinstance(metrics, str):
+            found = self.plugins.get(MetricEntry, metrics)
+            return Metric(resolve(found.entry.metric), name=found.qualified_name)
+        if isinstance(metrics, Metric) or callable(metrics):
+            return metrics if isinstance(metrics, Metric) else Metric(metrics)
+        return Metric.mean([self.metric(one) for one in metrics])
+
+    def _seed(self, seed: int | None) -> int:
+        return self.config.seed if seed is None else seed
