@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in {"demo", "test", "run", "setup"}:
         print(__doc__, file=sys.stderr)
         return 2
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file is started by whatever Python there is
         print(f"Python 3.11 or newer is needed; this is {platform.python_version()}.", file=sys.stderr)
         return 1
     verb, rest = arguments[0], arguments[1:]

@@ -235,7 +235,7 @@ class PluginManager:
             "provider",
             prefix,
             by_prefix,
-            remedy=f"A model string starts with its provider, as in 'mlx/smollm2-135m'. {self._remedy(prefix) or ''}".strip(),
+            remedy=f"A model string starts with its provider, as in 'mlx/smollm2-135m'. {self._remedy(prefix)}".strip(),
         )
 
     def _remedy(self, project: str | None) -> str:

@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option(min=0, help="Another seed draws other rows.")] = 1,
         as_json: Json = False,
     ) -> None:
-        """Optimize lora/hyperparameters with SmolLM2-135M, from baseline to stored program. Some minutes on two cores."""
+        """Optimize lora/hyperparameters with SmolLM2-135M, from baseline to stored program: minutes on two cores."""
         with edge(as_json) as output:
             from dspy_toolkit.cli.optimize import run_optimization, score_lines
             from dspy_toolkit.framework import DSPyFramework
@@ -44,7 +44,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _introduce(output: Output, framework: Any, task: Any) -> None:
-    from dspy_toolkit.types import ProviderEntry, resolve
+    from dspy_toolkit.types import resolve
 
     provider = framework.plugins.provider(MODEL)
     output.print(f"[bold]{TASK}[/]: {task.entry.summary}")
@@ -54,7 +54,6 @@ def _introduce(output: Output, framework: Any, task: Any) -> None:
     for check in resolve(provider.entry.doctor)() if provider.entry.doctor else ():
         if check.name in ("backend", "blas"):
             output.print(f"  {check.name}: {check.detail}" + (f"  [yellow]{check.remedy}[/]" if check.remedy else ""))
-    assert ProviderEntry is type(provider.entry)
     output.print(
         f"metric [bold]{task.metric_name}[/]: trains a small model with each proposal and looks at what it learned.\n"
     )

@@ -69,9 +69,8 @@ def score_lines(result: "OptimizationResult") -> list[str]:
     lines = []
     for name, score in (("baseline", result.baseline), ("optimized", result.optimized)):
         if score is not None:
-            lines.append(
-                f"{name:<10} [bold]{score.score:5.1f}[/]  95 % interval {score.low:.1f} to {score.high:.1f}, {score.n} rows"
-            )
+            interval = f"95 % interval {score.low:.1f} to {score.high:.1f}, {score.n} rows"
+            lines.append(f"{name:<10} [bold]{score.score:5.1f}[/]  {interval}")
     if (difference := result.comparison) is not None:
         text = f"{difference.difference:+.1f} (95 % interval {difference.low:+.1f} to {difference.high:+.1f})"
         if result.promoted:
