@@ -89,7 +89,7 @@ def test_other_mistakes_are_named(folder, monkeypatch):
     with pytest.raises(SettingsError, match="cannot be read"):
         DSPyConfig(config_file=path)
     monkeypatch.setenv("DSPY_TOOLKIT_SED", "1")
-    with pytest.raises(SettingsError, match="DSPY_TOOLKIT_SED: no such setting.*closest first: DSPY_TOOLKIT_SEED"):
+    with pytest.raises(SettingsError, match=r"DSPY_TOOLKIT_SED: no such setting.*closest first: DSPY_TOOLKIT_SEED"):
         DSPyConfig()
     monkeypatch.delenv("DSPY_TOOLKIT_SED")
     monkeypatch.setenv("DSPY_TOOLKIT_SEED", "many")
@@ -104,7 +104,7 @@ def test_a_profile_is_a_name_or_a_model_string(folder):
     config = DSPyConfig()
     assert config.profile() == config.profile("fast") == ModelProfile(model="mlx/a")
     assert config.profile("mlx/b").model == "mlx/b"
-    with pytest.raises(UnknownNameError, match="'fats'.*Did you mean 'fast'"):
+    with pytest.raises(UnknownNameError, match=r"'fats'.*Did you mean 'fast'"):
         config.profile("fats")
 
 
