@@ -19,7 +19,10 @@ def add_to(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option(min=0, help="Another seed draws other rows.")] = 1,
         as_json: Json = False,
     ) -> None:
-        """Optimize lora/hyperparameters with SmolLM2-135M, from baseline to stored program: minutes on two cores."""
+        """Watch a small local model get better at a real job.
+
+        Optimizes lora/hyperparameters with SmolLM2-135M, from baseline to stored program. Minutes on two cores.
+        """
         with edge(as_json) as output:
             from dspy_toolkit.cli.optimize import run_optimization, score_lines
             from dspy_toolkit.framework import DSPyFramework

@@ -18,7 +18,10 @@ __all__ = ["add_to"]
 def add_to(app: typer.Typer) -> None:
     @app.command()
     def doctor(as_json: Json = False) -> None:
-        """Check Python, packages, plugins, settings, folders and every provider. Exit code 1 if something is wrong."""
+        """Check what works on this machine.
+
+        Looks at Python, packages, plugins, settings, folders and every provider. Exit code 1 if something is wrong.
+        """
         with edge(as_json) as output:
             from rich.table import Table
 

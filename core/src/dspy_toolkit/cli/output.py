@@ -5,9 +5,11 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["Output"]
 
@@ -21,10 +23,20 @@ class Output:
 
     def __init__(self, *, as_json: bool):
         self.as_json = as_json
-        self.stderr = Console(stderr=True)
-        self.stdout = Console(stderr=as_json)
         self._documents = 0
         self._target: int | None = None
+
+    @cached_property
+    def stdout(self) -> "Console":
+        from rich.console import Console
+
+        return Console(stderr=self.as_json)
+
+    @cached_property
+    def stderr(self) -> "Console":
+        from rich.console import Console
+
+        return Console(stderr=True)
 
     @contextmanager
     def guard(self) -> Iterator["Output"]:

@@ -12,7 +12,7 @@ __all__ = ["add_to"]
 def add_to(app: typer.Typer) -> None:
     @app.command()
     def plugins(as_json: Json = False) -> None:
-        """List the plugins: name, distribution, version, hooks, and the error of a broken one."""
+        """List the plugins, what they add, and what is wrong."""
         with edge(as_json) as output:
             from dspy_toolkit.plugins import PluginManager
 

@@ -28,8 +28,9 @@ def add_to(app: typer.Typer) -> None:
         ] = None,
         as_json: Json = False,
     ) -> None:
-        """Run a program on one set of inputs; without any, on the task's example.
+        """Run a program on one set of inputs.
 
+        Without inputs it runs on the task's example.
         The optimized program is used if there is one, else the plain one, and which it was is said.
         """
         with edge(as_json) as output:

@@ -22,7 +22,10 @@ def add_to(app: typer.Typer) -> None:
         ] = None,
         as_json: Json = False,
     ) -> None:
-        """Check signatures and tasks: descriptions, types, clashing names, grammar. Exit code 1 if there are errors."""
+        """Check signatures and tasks before a model does.
+
+        Looks at descriptions, types, clashing names and grammars. Exit code 1 if there are errors.
+        """
         with edge(as_json) as output:
             from rich.table import Table
 
