@@ -49,10 +49,11 @@ class _Bootstrap(dspy.BootstrapFewShot):
     def __init__(self, job: OptimizerJob, **options: Any):
         super().__init__(**options)
         self._job = job
+        self._tried = 0
         self._accepted = 0
 
     def _bootstrap_one_example(self, example: dspy.Example, round_idx: int = 0) -> bool:
-        done = self.trainset.index(example)
+        self._tried += round_idx == 0
         accepted = bool(super()._bootstrap_one_example(example, round_idx))
         if accepted:
             self._accepted += 1
@@ -60,7 +61,7 @@ class _Bootstrap(dspy.BootstrapFewShot):
             for name, predictor in partial.named_predictors():
                 predictor.demos = list(self.name2traces[name])
             self._job.keep(partial, message=f"{self._accepted} demonstrations accepted")
-        self._job.report(done + 1, len(self.trainset))
+        self._job.report(self._tried, len(self.trainset))
         return accepted
 
 
