@@ -93,18 +93,19 @@ class MetricError(ToolkitError):
 
 
 class OptimizationError(ToolkitError):
-    """An optimization run that cannot start or go on."""
+    """An optimization run that cannot start or go on.
 
-
-class OptimizationInterrupted(OptimizationError):  # noqa: N818  # an interruption is not an error of anybody's
-    """A run that was told to stop, by Ctrl-C or its `stop` event.
-
-    `partial` is what was finished: an `Evaluation` from `evaluate`, an `OptimizationResult` from `optimize`, or None.
+    `partial` is what was finished when it ended: an `Evaluation` from `evaluate`, an `OptimizationResult` from `optimize`, or
+    None.
     """
 
     def __init__(self, message: str, *, partial: Any = None):
         super().__init__(message)
         self.partial = partial
+
+
+class OptimizationInterrupted(OptimizationError):  # noqa: N818  # nobody made an error
+    """A run that was told to stop, by Ctrl-C or its `stop` event."""
 
 
 class BundleError(ToolkitError):

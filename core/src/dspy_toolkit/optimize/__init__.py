@@ -2,13 +2,14 @@
 
 from dspy_toolkit.optimize.cache import configure_cache
 from dspy_toolkit.optimize.data import Splits, digest, input_fields, prepare, to_examples
-from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, Usage, evaluate
+from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, evaluate
 from dspy_toolkit.optimize.events import Event, EventKind, EventSink, Stage
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate, compare, estimate
+from dspy_toolkit.optimize.usage import Usage
 
 __all__ = [
     "Comparison",

@@ -1,51 +1,182 @@
 """Rows in, `dspy.Example`s out: input fields inferred, missing values named, no row in two sets."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import inspect
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import dspy
+from dspy.adapters.utils import annotation_allows_none
+from pydantic import TypeAdapter
 
+from dspy_toolkit.errors import DataError
 from dspy_toolkit.types import TaskData
 
-__all__ = ["Splits", "digest", "input_fields", "prepare", "to_examples"]
+__all__ = ["Row", "Splits", "digest", "input_fields", "plain", "prepare", "row_digest", "to_examples"]
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any] | dspy.Example
+
+_SETS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Three disjoint lists of examples with inputs set."""
+    """Three disjoint sets of examples with inputs set; see `TaskData` for what each is for."""
 
     train: tuple[dspy.Example, ...]
     validation: tuple[dspy.Example, ...]
     test: tuple[dspy.Example, ...]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {field.name: len(getattr(self, field.name)) for field in fields(self)}
 
-def input_fields(program: dspy.Module) -> tuple[str, ...]:
-    """The names a caller of `program` gives: `forward`'s named parameters, else what its predictors need and none makes."""
-    raise NotImplementedError
+
+def input_fields(program: dspy.Module) -> dict[str, bool]:
+    """What a caller of `program` gives, in order: field name to whether a row must have it.
+
+    `forward`'s named parameters where it has any; else the input fields of the program's own `signature`; else those of
+    its predictors that no earlier predictor puts out. A field with a default, or whose type allows None, may be missing.
+    """
+    named = _forward_parameters(program)
+    if named:
+        return named
+    own = getattr(program, "signature", None)
+    signatures = [own] if own is not None else [predictor.signature for _, predictor in program.named_predictors()]
+    needed: dict[str, bool] = {}
+    made: set[str] = set()
+    for signature in signatures:
+        for name, info in signature.input_fields.items():
+            if name not in made:
+                needed.setdefault(name, info.is_required() and not annotation_allows_none(info.annotation))
+        made.update(signature.output_fields)
+    return needed
 
 
-def to_examples(rows: Sequence[Row], program: dspy.Module, *, name: str = "dataset") -> tuple[dspy.Example, ...]:
+def to_examples(rows: Iterable[Row], program: dspy.Module, *, name: str = "dataset") -> tuple[dspy.Example, ...]:
     """Rows (dictionaries or `dspy.Example`s) as examples of this program. Raises DataError with row (from 1) and field."""
-    raise NotImplementedError
+    inputs = input_fields(program)
+    examples = []
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, dspy.Example):
+            values = dict(row.items())
+        elif isinstance(row, Mapping):
+            values = dict(row)
+        else:
+            raise DataError(
+                f"Row {number} of the {name} is a {type(row).__name__}; expected a dictionary or a dspy.Example."
+            )
+        for field, required in inputs.items():
+            if required and values.get(field) is None:
+                have = ", ".join(sorted(map(str, values))) or "no fields"
+                raise DataError(
+                    f"Row {number} of the {name} has no {field!r}, which the program needs; the row has: {have}."
+                )
+        examples.append(dspy.Example(**values).with_inputs(*[field for field in inputs if field in values]))
+    return tuple(examples)
 
 
 def prepare(
-    data: TaskData | Sequence[Row],
+    data: TaskData | Iterable[Row],
     program: dspy.Module,
     *,
     rows: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Splits:
-    """Check, split (a single dataset is split by content hash, the same way for ever), draw `rows` of each set by `seed`.
+    """Check the data, split it if it is one dataset, and draw from each set what `rows` asks for.
 
-    Raises DataError: a missing input, an empty set, a test row that is also in train or validation.
+    One dataset is split 40/20/40 by the hash of each row's inputs, so the order of the rows does not matter and rows with
+    equal inputs stay together. `rows` maps a set's name to how many of it to draw; the draw depends on the set and on `seed`
+    alone, and draws with the same seed and different sizes are nested. Raises DataError for a missing input, an empty set, a
+    count below 1, or a test row that is also in train or validation.
     """
-    raise NotImplementedError
+    if isinstance(data, TaskData):
+        sets = {name: to_examples(getattr(data, name), program, name=f"{name} set") for name in _SETS}
+    else:
+        sets = _split(to_examples(data, program))
+    _check_disjoint(sets)
+    for name in rows or {}:
+        if name not in sets:
+            raise DataError(f"No set named {name!r} to draw rows from; there are train, validation and test.")
+    drawn = {name: _draw(examples, (rows or {}).get(name), seed, name) for name, examples in sets.items()}
+    for name, examples in drawn.items():
+        if not examples:
+            raise DataError(f"The {name} set is empty; give more rows (there are {_sizes(sets)}).")
+    return Splits(**drawn)
 
 
 def digest(splits: Splits) -> str:
-    """sha256 over the canonical JSON of all rows: equal for equal data, in any process."""
-    raise NotImplementedError
+    """sha256 over all rows of the three sets, in any order within a set: equal for equal data, in any process."""
+    content = {name: sorted(map(row_digest, getattr(splits, name))) for name in _SETS}
+    return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def row_digest(row: Row) -> str:
+    """sha256 over one row's canonical JSON."""
+    return hashlib.sha256(_canonical({str(key): plain(value) for key, value in row.items()})).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: pydantic models as objects, dates as ISO text, sets sorted. Raises DataError if it cannot be."""
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=_canonical)
+    try:
+        return TypeAdapter(type(value)).dump_python(value, mode="json")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"A value of type {type(value).__name__} cannot be written as JSON: {error}") from error
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _forward_parameters(program: dspy.Module) -> dict[str, bool]:
+    if isinstance(program, dspy.Predict):
+        return {}
+    parameters = inspect.signature(program.forward).parameters.values() if hasattr(program, "forward") else ()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {each.name: each.default is inspect.Parameter.empty for each in parameters if each.kind in kinds}
+
+
+def _split(examples: Sequence[dspy.Example]) -> dict[str, tuple[dspy.Example, ...]]:
+    # By rank of the inputs' hash, so that equal inputs stay together and three different rows are enough.
+    digests = [row_digest(example.inputs()) for example in examples]
+    order = sorted(set(digests))
+    cuts = [round(len(order) * 0.4), round(len(order) * 0.6)]
+    if len(order) >= len(_SETS):
+        cuts = [min(max(cuts[0], 1), len(order) - 2), min(max(cuts[1], 2), len(order) - 1)]
+    member = {each: _SETS[sum(rank >= cut for cut in cuts)] for rank, each in enumerate(order)}
+    return {
+        name: tuple(example for example, each in zip(examples, digests, strict=True) if member[each] == name)
+        for name in _SETS
+    }
+
+
+def _check_disjoint(sets: Mapping[str, Sequence[dspy.Example]]) -> None:
+    # Inputs are compared, not whole rows: the same question with another label is a leak too.
+    tested = {row_digest(row.inputs()): number for number, row in enumerate(sets["test"], start=1)}
+    for name in ("train", "validation"):
+        for number, row in enumerate(sets[name], start=1):
+            twin = tested.get(row_digest(row.inputs()))
+            if twin is not None:
+                raise DataError(
+                    f"Row {twin} of the test set has the same inputs as row {number} of the {name} set; scores on rows "
+                    "that were trained on mean nothing. Remove one of them."
+                )
+
+
+def _draw(examples: tuple[dspy.Example, ...], count: int | None, seed: int, name: str) -> tuple[dspy.Example, ...]:
+    if count is None:
+        return examples
+    if count < 1:
+        raise DataError(f"Cannot draw {count} rows from the {name} set; ask for at least 1.")
+    order = list(range(len(examples)))
+    random.Random(f"{seed}/{name}").shuffle(order)
+    return tuple(examples[index] for index in order[:count])
+
+
+def _sizes(sets: Mapping[str, Sequence[Any]]) -> str:
+    return ", ".join(f"{len(rows)} {name}" for name, rows in sets.items())

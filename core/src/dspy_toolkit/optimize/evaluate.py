@@ -1,59 +1,74 @@
-"""Running a program over rows and scoring each: our own loop, linear, nothing executed twice."""
+"""Running a program over rows and scoring each: our own loop, linear, nothing executed twice.
 
+    rows ──queue──▶ worker threads: program, then metric ──queue──▶ caller's thread: results, events, stopping
+
+`dspy.Evaluate` is quadratic in the number of rows, executes stragglers a second time, and scores a dead LM as 0.
+"""
+
+import contextvars
+import queue
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import dspy
 
+from dspy_toolkit.errors import DataError, MetricError, OptimizationError, OptimizationInterrupted
 from dspy_toolkit.metrics.metric import Metric
-from dspy_toolkit.optimize.events import EventSink, Stage
-from dspy_toolkit.optimize.scores import ScoreEstimate
+from dspy_toolkit.optimize.data import plain
+from dspy_toolkit.optimize.events import Emitter, EventSink, Stage
+from dspy_toolkit.optimize.scores import ScoreEstimate, estimate
+from dspy_toolkit.optimize.usage import DeadLM, Meter, StopRequested, Usage
 
-__all__ = ["ErrorGroup", "Evaluation", "RowResult", "Usage", "evaluate"]
+__all__ = ["ErrorGroup", "Evaluation", "RowResult", "evaluate", "group_errors"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Usage:
-    """What a stretch of work asked of its LMs.
-
-    `lm_calls` reached the engine, `cache_hits` did not, `failures` of the calls raised. Tokens are as the engine reports them.
-    """
-
-    lm_calls: int = 0
-    cache_hits: int = 0
-    failures: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
+_POLL = 0.1  # seconds between looks at `stop`
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowResult:
-    """One row: `row` counts from 1; `score` is 0-100, 0 where `error` is set; `prediction` maps field to plain value."""
+    """One row. `row` counts from 1; `score` is 0-100; `prediction` is None, and the score 0, where `error` is set.
+
+    A row fails when the program or the metric raises; `error` is "<type>: <message>".
+    """
 
     row: int
     inputs: Mapping[str, Any]
-    prediction: Mapping[str, Any]
+    prediction: dspy.Prediction | None
     score: float
     feedback: str
     error: str | None
     seconds: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able data; a value JSON cannot hold appears as its repr."""
+        outputs = {} if self.prediction is None else dict(self.prediction.items())
+        return {
+            "row": self.row,
+            "inputs": _plain_or_repr(self.inputs),
+            "prediction": _plain_or_repr(outputs),
+            "score": self.score,
+            "feedback": self.feedback,
+            "error": self.error,
+            "seconds": self.seconds,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorGroup:
-    """Rows that failed in the same way: the error's type, how many, and the first one's row and message."""
+    """Failures of one type: how many, and the first one's row (None outside evaluations) and message."""
 
     type: str
     count: int
-    row: int
+    row: int | None
     example: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Results in row order, their mean with interval, and what went wrong. `to_dict()` is JSON-able."""
+    """Results in row order, their mean with its interval, and what went wrong."""
 
     results: tuple[RowResult, ...]
     score: ScoreEstimate
@@ -61,14 +76,26 @@ class Evaluation:
     usage: Usage
     seconds: float
 
+    @property
+    def scores(self) -> list[float]:
+        """Per-row scores in row order, for `compare`."""
+        return [result.score for result in self.results]
+
     def to_dict(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """Plain JSON-able data."""
+        return {
+            **asdict(self.score),
+            "errors": [asdict(group) for group in self.errors],
+            "usage": asdict(self.usage),
+            "seconds": self.seconds,
+            "rows": [result.to_dict() for result in self.results],
+        }
 
 
 def evaluate(
     program: dspy.Module,
     rows: Sequence[dspy.Example],
-    metric: Metric,
+    metric: Metric | Callable[..., Any],
     *,
     lm: Any,
     adapter: dspy.Adapter | None = None,
@@ -78,10 +105,197 @@ def evaluate(
     stage: Stage = "evaluate",
     seed: int = 0,
 ) -> Evaluation:
-    """Run `program` on every row and score it; rows whose program call fails count as 0 and are in the error table.
+    """Run `program` on every row and score it; a row that fails counts as 0 and is in the error table.
 
-    Raises OptimizationError when every row fails (a dead LM is not a score of 0), OptimizationInterrupted on Ctrl-C or
-    when `stop` is set (its `partial` is the Evaluation of the finished rows, or None), MetricError when the metric
-    returns something that is no score.
+    `seed` is that of the interval. Raises OptimizationError when every row fails or the LM stops answering (a dead LM is
+    not a score of 0); OptimizationInterrupted on Ctrl-C or when `stop` is set, with the Evaluation of the finished rows,
+    or None, as `partial`.
     """
-    raise NotImplementedError
+    meter = Meter(stop)
+    emitter = Emitter(on_event, meter)
+    return evaluate_metered(
+        program, rows, Metric(metric), lm=lm, adapter=adapter, num_threads=num_threads, seed=seed,
+        stage=stage, meter=meter, emitter=emitter, stop=stop,
+    )  # fmt: skip
+
+
+def evaluate_metered(
+    program: dspy.Module,
+    rows: Sequence[dspy.Example],
+    metric: Metric,
+    *,
+    lm: Any,
+    adapter: dspy.Adapter | None,
+    num_threads: int,
+    seed: int,
+    stage: Stage,
+    meter: Meter,
+    emitter: Emitter,
+    stop: threading.Event | None,
+) -> Evaluation:
+    """`evaluate` as one stage of a longer run, which shares its meter and emitter."""
+    if not rows:
+        raise OptimizationError("There are no rows to evaluate on; give at least one.")
+    if num_threads < 1:
+        raise OptimizationError(f"num_threads is {num_threads}; expected at least 1.")
+    started, before = time.perf_counter(), meter.usage
+    finished: dict[int, _Outcome] = {}
+    total = 0.0
+    emitter.start(stage, len(rows))
+
+    def evaluation() -> Evaluation:
+        results = tuple(finished[index].result for index in sorted(finished))
+        return Evaluation(
+            results=results,
+            score=estimate([result.score for result in results], seed=seed),
+            errors=group_errors([(outcome.result.row, outcome.raised) for outcome in finished.values()]),
+            usage=meter.usage - before,
+            seconds=time.perf_counter() - started,
+        )
+
+    with meter.counting(), dspy.context(lm=lm, trace=None, disable_history=True, **_given(adapter)):
+        work = [_Row(number, example, program, metric) for number, example in enumerate(rows, start=1)]
+        try:
+            for outcome in _in_threads(work, num_threads, stop):
+                finished[outcome.result.row] = outcome
+                total += outcome.result.score
+                emitter.progress(stage, len(finished), len(rows), score=total / len(finished))
+        except (KeyboardInterrupt, StopRequested) as interruption:
+            raise OptimizationInterrupted(
+                f"Stopped after {len(finished)} of {len(rows)} rows.", partial=evaluation() if finished else None
+            ) from interruption
+        except DeadLM as dead:
+            raise OptimizationError(
+                f"The LM {_model(lm)} stopped answering after {len(finished)} of {len(rows)} rows: {_describe(dead.cause)}"
+            ) from dead.cause
+    causes = [outcome.raised for outcome in finished.values() if outcome.raised is not None]
+    if len(causes) == len(rows):
+        raise OptimizationError(
+            f"All {len(rows)} rows failed, so there is no score. The first: {_describe(causes[0])}"
+        ) from causes[0]
+    done = evaluation()
+    emitter.finish(stage, len(rows), score=done.score.score)
+    return done
+
+
+def group_errors(raised: Sequence[tuple[int | None, Exception | None]]) -> tuple[ErrorGroup, ...]:
+    """The error table: one line per type of error, most frequent first."""
+    groups: dict[str, ErrorGroup] = {}
+    for row, error in sorted(((row, each) for row, each in raised if each is not None), key=lambda pair: pair[0] or 0):
+        name = type(error).__name__
+        if name in groups:
+            groups[name] = ErrorGroup(
+                type=name, count=groups[name].count + 1, row=groups[name].row, example=groups[name].example
+            )
+        else:
+            groups[name] = ErrorGroup(type=name, count=1, row=row, example=_message(error))
+    return tuple(sorted(groups.values(), key=lambda group: (-group.count, group.type)))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    result: RowResult
+    raised: Exception | None
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int
+    example: dspy.Example
+    program: dspy.Module
+    metric: Metric
+
+    def run(self) -> _Outcome:
+        started = time.perf_counter()
+        inputs = dict(self.example.inputs().items())
+        prediction, score, feedback, raised = None, 0.0, "", None
+        try:
+            prediction = self.program(**inputs)
+            scored = self.metric.score(self.example, prediction)
+            score, feedback = 100 * scored.score, scored.feedback
+        except Exception as error:  # a row's failure costs that row: it goes into the error table
+            prediction, raised = None, _with_row(error, self.number)
+        result = RowResult(
+            row=self.number,
+            inputs=inputs,
+            prediction=prediction,
+            score=score,
+            feedback=feedback,
+            error=None if raised is None else _describe(raised),
+            seconds=time.perf_counter() - started,
+        )
+        return _Outcome(result, raised)
+
+
+def _in_threads(work: Sequence[_Row], num_threads: int, stop: threading.Event | None) -> Iterator[_Outcome]:
+    """Outcomes as they come. Ends at once when interrupted; a call already running is left to end by itself."""
+    waiting: queue.SimpleQueue[_Row] = queue.SimpleQueue()
+    for row in work:
+        waiting.put(row)
+    outcomes: queue.SimpleQueue[_Outcome | BaseException] = queue.SimpleQueue()
+    halt = threading.Event()
+
+    def worker() -> None:
+        while not halt.is_set():
+            try:
+                outcomes.put(waiting.get_nowait().run())
+            except queue.Empty:
+                return
+            except BaseException as error:  # noqa: BLE001  # StopRequested and DeadLM end the run in the caller's thread
+                outcomes.put(error)
+                return
+
+    for _ in range(min(num_threads, len(work))):
+        # DSPy's settings live in context variables, which threads do not inherit; each thread needs its own copy.
+        threading.Thread(target=contextvars.copy_context().run, args=(worker,), daemon=True).start()
+    try:
+        for _ in work:
+            yield _next(outcomes, stop)
+    finally:
+        halt.set()
+
+
+def _next(outcomes: "queue.SimpleQueue[_Outcome | BaseException]", stop: threading.Event | None) -> _Outcome:
+    while True:
+        if stop is not None and stop.is_set():
+            raise StopRequested
+        try:
+            outcome = outcomes.get(timeout=_POLL)
+        except queue.Empty:
+            continue
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+def _with_row(error: Exception, number: int) -> Exception:
+    if isinstance(error, MetricError):
+        return MetricError(f"Row {number}: {error}")
+    return error
+
+
+def _given(adapter: dspy.Adapter | None) -> dict[str, Any]:
+    return {} if adapter is None else {"adapter": adapter}
+
+
+def _model(lm: Any) -> str:
+    return repr(getattr(lm, "model", type(lm).__name__))
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_message(error)}"
+
+
+def _message(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 500 else f"{text[:497]}..."
+
+
+def _plain_or_repr(values: Mapping[str, Any]) -> dict[str, Any]:
+    written = {}
+    for name, value in values.items():
+        try:
+            written[name] = plain(value)
+        except DataError:
+            written[name] = repr(value)
+    return written

@@ -14,10 +14,12 @@ __all__ = ["OptimizerJob"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerJob:
-    """One search. The LM and adapter are already in `dspy.context` when the optimizer is called.
+    """One search. The LM and the adapter are in `dspy.context` when the optimizer is called; what it prints is diverted.
 
-    An optimizer must not change `program`. It calls `report` as it goes and `keep` when it has something better than
-    nothing; both raise when the run was told to stop, so an optimizer needs no other check.
+    An optimizer must not change `program`. It calls `report` as it goes and `keep` when it has something to keep. Both,
+    and every LM call, raise a BaseException of the toolkit's when the run was told to stop, so an optimizer needs no
+    check of its own; it only must not catch BaseException. `metric` is made for DSPy's optimizers and may be called from
+    threads; rows it fails on are collected for the result's error table.
     """
 
     program: dspy.Module
@@ -28,13 +30,16 @@ class OptimizerJob:
     seed: int
     num_threads: int
     stop: threading.Event
-    _report: Callable[..., None]
-    _keep: Callable[[dspy.Module], None]
+    on_report: Callable[[int, int | None, float | None, str], None]
+    on_keep: Callable[[dspy.Module, float | None, str], None]
 
     def report(self, done: int, total: int | None = None, *, score: float | None = None, message: str = "") -> None:
-        """Tell progress: `done` of `total` steps, with the best score so far (0-100) if there is one."""
-        raise NotImplementedError
+        """Tell progress: `done` of `total` steps, and the best score so far (0-100) if there is one."""
+        self.on_report(done, total, score, message)
 
-    def keep(self, program: dspy.Module) -> None:
-        """Hand over the best program so far; it is what an interrupted run returns. Later calls replace earlier ones."""
-        raise NotImplementedError
+    def keep(self, program: dspy.Module, *, score: float | None = None, message: str = "") -> None:
+        """Hand over the best program so far: what an interrupted run is left with. Later calls replace earlier ones.
+
+        The program now belongs to the run; hand over a copy of one that goes on changing.
+        """
+        self.on_keep(program, score, message)

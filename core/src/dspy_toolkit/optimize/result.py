@@ -1,13 +1,15 @@
 """What a run returns."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import dspy
 
-from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, Usage
+from dspy_toolkit.optimize.data import plain
+from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate
+from dspy_toolkit.optimize.usage import Usage
 
 __all__ = ["OptimizationResult"]
 
@@ -16,8 +18,9 @@ __all__ = ["OptimizationResult"]
 class OptimizationResult:
     """One optimization run: scores on the held-out rows before and after, what it cost, what it was made from.
 
-    `promoted` says whether the paired interval clears the baseline. A result that comes with OptimizationInterrupted
-    has only what was finished: `optimized` and `comparison` are None, `baseline` may be, `program` may be.
+    `program` is the optimized program, without an LM. `rows` is how many rows of each set were used. `errors` are the
+    failures of the search; those of the evaluations are in the evaluations. A result that comes with
+    OptimizationInterrupted has what was finished: `optimized` and `comparison` are None, `program` and `baseline` may be.
     """
 
     program: dspy.Module | None
@@ -29,23 +32,58 @@ class OptimizationResult:
     seed: int
     data_digest: str
     rows: Mapping[str, int]
-    baseline: ScoreEstimate | None
-    optimized: ScoreEstimate | None
-    comparison: Comparison | None
     baseline_evaluation: Evaluation | None
     optimized_evaluation: Evaluation | None
+    comparison: Comparison | None
     usage: Usage
     errors: tuple[ErrorGroup, ...]
     seconds: float
 
     @property
+    def baseline(self) -> ScoreEstimate | None:
+        """The unoptimized program's score on the test rows."""
+        return self.baseline_evaluation and self.baseline_evaluation.score
+
+    @property
+    def optimized(self) -> ScoreEstimate | None:
+        """The optimized program's score on the same rows."""
+        return self.optimized_evaluation and self.optimized_evaluation.score
+
+    @property
     def promoted(self) -> bool:
+        """Whether the paired interval clears the baseline, so that the program may replace it."""
         return self.comparison is not None and self.comparison.clears
 
     @property
     def lm_calls(self) -> int:
+        """Calls not answered from the cache, of the whole run."""
         return self.usage.lm_calls
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data: everything but the program and the single rows."""
-        raise NotImplementedError
+        return {
+            "task": self.task,
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "parameters": plain(dict(self.parameters)),
+            "metric": self.metric,
+            "seed": self.seed,
+            "data_digest": self.data_digest,
+            "rows": dict(self.rows),
+            "baseline": self.baseline and asdict(self.baseline),
+            "optimized": self.optimized and asdict(self.optimized),
+            "comparison": self.comparison and asdict(self.comparison),
+            "promoted": self.promoted,
+            "lm_calls": self.lm_calls,
+            "usage": asdict(self.usage),
+            "errors": self._all_errors(),
+            "seconds": self.seconds,
+        }
+
+    def _all_errors(self) -> list[dict[str, Any]]:
+        stages = {
+            "baseline": self.baseline_evaluation.errors if self.baseline_evaluation else (),
+            "search": self.errors,
+            "optimized": self.optimized_evaluation.errors if self.optimized_evaluation else (),
+        }
+        return [{"stage": stage, **asdict(group)} for stage, groups in stages.items() for group in groups]

@@ -1,8 +1,199 @@
-"""`check_plugin("lora")`: everything the toolkit expects of a plugin, checked in one line of the plugin's own tests."""
+"""`check_plugin("lora")`: everything the toolkit expects of a plugin, checked in one line of the plugin's own tests.
 
-__all__ = ["check_plugin"]
+What is checked: it is found by its entry point and loads; its hooks module imports nothing heavy; every reference leads
+somewhere; signatures are signatures and valid; tasks make programs, and data that fits them, in disjoint sets of plain
+values; metrics score an empty prediction instead of raising; optimizers have checkable parameters; providers' hooks return
+what they should. No model is loaded: `connect` is not called.
+"""
+
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import dspy
+
+from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.metrics.metric import Metric
+from dspy_toolkit.optimize.data import Splits, prepare
+from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
+from dspy_toolkit.plugins import Found, PluginManager
+from dspy_toolkit.types import (
+    Check,
+    Entry,
+    MetricEntry,
+    MigrationEntry,
+    OptimizerEntry,
+    ProviderEntry,
+    SignatureEntry,
+    TaskData,
+    TaskEntry,
+    resolve,
+)
+
+__all__ = ["HEAVY", "check_plugin", "problems_of"]
+
+HEAVY = (
+    "datasets", "diffusers", "dspy", "fastapi", "flwr", "litellm", "mlflow", "mlx", "mlx_lm", "numpy", "open_clip",
+    "openai", "pandas", "peft", "ray", "scipy", "sklearn", "torch", "transformers", "uvicorn",
+)  # fmt: skip
+"""What a hooks module must not import: start-up would pay for it."""
 
 
 def check_plugin(project: str) -> None:
-    """Raise AssertionError listing everything that is wrong with the installed plugin of this project."""
-    raise NotImplementedError
+    """Raise AssertionError with everything that is wrong with the installed plugin of this project, one line each."""
+    problems = problems_of(project)
+    assert not problems, f"The plugin {project!r} has {len(problems)} problem(s):\n" + "\n".join(  # noqa: S101
+        f"  - {problem}" for problem in problems
+    )
+
+
+def problems_of(project: str) -> list[str]:
+    """What is wrong with the installed plugin of this project; empty when it is fine."""
+    plugins = PluginManager()
+    records = [record for record in plugins.check() if record.name == project]
+    if not records:
+        found = ", ".join(record.name for record in plugins.records)
+        return [f"No entry point named {project!r} in the group 'dspy_toolkit' is installed; found: {found}."]
+    problems = [f"{record.distribution}: {record.error}" for record in records if record.error]
+    problems += [
+        f"{record.distribution} is blocked by DSPY_TOOLKIT_PLUGINS; unset it." for record in records if record.blocked
+    ]
+    if problems:
+        return problems
+    problems += _heavy_imports(project)
+    for kind, check in _CHECKS.items():
+        for found in plugins.entries(kind).values():
+            if found.project == project:
+                problems += [f"{kind.__name__} {found.qualified_name}: {each}" for each in _of(found, check, plugins)]
+    return problems
+
+
+def _of(found: Found[Any], check: "_CheckFunction", plugins: PluginManager) -> Iterator[str]:
+    if not found.entry.summary.strip() or "\n" in found.entry.summary:
+        yield "the summary is not one line."
+    targets: dict[str, Any] = {}
+    for name in found.entry.references():
+        try:
+            targets[name] = resolve(getattr(found.entry, name))
+        except ToolkitError as error:
+            yield f"{name}: {error}"
+    if len(targets) == len(found.entry.references()):
+        try:
+            yield from check(found, targets, plugins)
+        except Exception as error:  # noqa: BLE001  # the plugin's own code runs here; what it raises is the finding
+            yield f"raised {type(error).__name__}: {error}"
+
+
+def _heavy_imports(project: str) -> Iterator[str]:
+    # In a process of its own: here everything is imported already.
+    source = (
+        "import sys, json\n"
+        f"sys.path[:] = json.loads({json.dumps(json.dumps(sys.path))})\n"
+        "from dspy_toolkit.plugins import PluginManager\n"
+        "before = set(sys.modules)\n"
+        f"PluginManager(select={project!r}).check()\n"
+        f"print(json.dumps(sorted((set(sys.modules) - before) & set({HEAVY!r}))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        yield f"loading its hooks in a fresh process failed: {done.stderr.strip().splitlines()[-1]}"
+    elif heavy := json.loads(done.stdout.splitlines()[-1]):
+        yield f"its hooks module imports {', '.join(heavy)}; give dotted names instead, imported when they are needed."
+
+
+def _signature(found: Found[SignatureEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    signature = targets["signature"]
+    if not (inspect.isclass(signature) and issubclass(signature, dspy.Signature)):
+        yield f"{signature!r} is not a dspy.Signature class."
+        return
+    if not signature.output_fields:
+        yield "it has no output field."
+    try:
+        from dspy_toolkit.signatures.validation import validate  # type: ignore[import-not-found]
+    except ImportError:
+        return
+    yield from (str(finding) for finding in validate(signature))
+
+
+def _task(found: Found[TaskEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    entry = found.entry
+    program = targets["program"]()
+    if not isinstance(program, dspy.Module) or not program.predictors():
+        yield f"program() returned {type(program).__name__}; expected a dspy.Module with at least one predictor."
+        return
+    if targets["program"]() is program:
+        yield "program() returned the same object twice; it must make a fresh program each time."
+    data = targets["data"]()
+    if not isinstance(data, TaskData):
+        yield f"data() returned {type(data).__name__}; expected TaskData."
+        return
+    yield from _not_plain(data)
+    splits = prepare(data, program, rows=entry.rows)
+    metric = Metric(resolve(plugins.get(MetricEntry, entry.metric, project=found.project).entry.metric), name=entry.metric)
+    yield from _empty_prediction(metric, splits)
+    optimizer = find_optimizer(plugins, entry.optimizer, project=found.project)
+    check_parameters(resolve(optimizer.entry.optimizer), entry.optimizer, entry.optimizer_params)
+
+
+def _not_plain(data: TaskData) -> Iterator[str]:
+    for name in ("train", "validation", "test"):
+        for number, row in enumerate(getattr(data, name), start=1):
+            for field, value in row.items():
+                try:
+                    same = json.loads(json.dumps(value, allow_nan=False)) == value
+                except (TypeError, ValueError):
+                    same = False
+                if not same:
+                    yield f"row {number} of the {name} set has a {field!r} that is not plain JSON data: {value!r:.80}"
+
+
+def _empty_prediction(metric: Metric, splits: Splits) -> Iterator[str]:
+    score = metric.score(splits.test[0], dspy.Prediction())
+    if not score.feedback.strip():
+        yield f"the metric {metric.name!r} gives no feedback for an empty prediction; say what is missing."
+
+
+def _metric(found: Found[MetricEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    metric = Metric(targets["metric"], name=found.entry.name)
+    inspect.signature(metric).bind(None, None, None, None, None)
+    yield from ()
+
+
+def _optimizer(found: Found[OptimizerEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    defaults = check_parameters(targets["optimizer"], found.entry.name, {})
+    check_parameters(targets["optimizer"], found.entry.name, defaults)
+    yield from ()
+
+
+def _provider(found: Found[ProviderEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    if not callable(targets["connect"]):
+        yield "connect is not callable."
+    for model in targets["models"]() if targets["models"] else ():
+        if not model.startswith(f"{found.entry.name}/"):
+            yield f"models() gave {model!r}; a model string starts with {found.entry.name!r} and a slash."
+    for check in targets["doctor"]() if targets["doctor"] else ():
+        if not isinstance(check, Check):
+            yield f"doctor() gave {check!r}; expected dspy_toolkit.types.Check."
+        elif not check.ok and not check.remedy:
+            yield f"doctor() says that {check.name!r} is not fine and not what to do."
+
+
+def _migration(found: Found[MigrationEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    plugins.get(TaskEntry, found.entry.task, project=found.project)
+    if not callable(targets["migrate"]):
+        yield "migrate is not callable."
+
+
+_CheckFunction = Callable[[Found[Any], Mapping[str, Any], PluginManager], Iterator[str]]
+
+_CHECKS: dict[type[Entry], _CheckFunction] = {
+    SignatureEntry: _signature,
+    MetricEntry: _metric,
+    OptimizerEntry: _optimizer,
+    TaskEntry: _task,
+    ProviderEntry: _provider,
+    MigrationEntry: _migration,
+}

@@ -1,0 +1,139 @@
+"""Metrics that compare fields of the prediction with labelled fields of the row, whatever else the two carry.
+
+Each is a class, made for chosen fields (`ExactMatch("answer")`), and one instance that compares every labelled field: every
+field of the row that is not an input.
+"""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import dspy
+
+from dspy_toolkit.errors import DataError, MetricError
+from dspy_toolkit.metrics.metric import Score
+
+__all__ = ["Accuracy", "ExactMatch", "TokenF1", "accuracy", "exact_match", "f1", "normalized", "token_f1"]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class _FieldMetric:
+    """Scores each labelled field from 0 to 1 with `compare`; subclasses say how fields make one score."""
+
+    def __init__(self, *fields: str):
+        self._fields = fields
+        self.__name__ = f"{type(self).__name__}({', '.join(fields)})" if fields else type(self).__name__
+
+    def __call__(self, gold: dspy.Example, pred: dspy.Prediction, trace: Any = None) -> Score:
+        fields = self._fields or tuple(gold.labels().keys())
+        if not fields:
+            raise MetricError("the row has no labelled field to compare with")
+        scores = []
+        sentences = []
+        for field in fields:
+            if field not in gold:
+                raise MetricError(f"the row has no field {field!r} to compare with")
+            expected = gold[field]
+            if field not in pred:
+                score, sentence = 0.0, f"The prediction has no {field!r}; expected {expected!r}."
+            else:
+                score = self.compare(expected, pred[field])
+                sentence = self.describe(field, expected, pred[field], score)
+            scores.append(score)
+            sentences.append(sentence)
+        return Score(score=self.combine(scores), feedback=" ".join(sentences))
+
+    def compare(self, expected: Any, got: Any) -> float:
+        raise NotImplementedError
+
+    def combine(self, scores: Sequence[float]) -> float:
+        return sum(scores) / len(scores)
+
+    def describe(self, field: str, expected: Any, got: Any, score: float) -> str:
+        if score == 1:
+            return f"{field!r} is right."
+        return f"{field!r} is {got!r}; expected {expected!r}."
+
+
+class ExactMatch(_FieldMetric):
+    """1 if every field is equal to its label, else 0.
+
+    Text is compared after the normalisation of SQuAD's evaluation script (Rajpurkar et al. 2016): lower case, without
+    punctuation, articles and surplus blanks. A label that is a list of texts means any of them, where the prediction is a
+    text. Everything else is compared as plain JSON data, so a pydantic object equals the dictionary that makes it.
+    """
+
+    def compare(self, expected: Any, got: Any) -> float:
+        if isinstance(got, str) and isinstance(expected, list | tuple) and expected:
+            return max(self.compare(each, got) for each in expected)
+        if isinstance(got, str) and isinstance(expected, str):
+            return float(normalized(expected) == normalized(got))
+        return float(_equal(expected, got))
+
+    def combine(self, scores: Sequence[float]) -> float:
+        return float(all(score == 1 for score in scores))
+
+
+class Accuracy(_FieldMetric):
+    """The share of the fields that are equal to their labels as they stand (text without surrounding blanks)."""
+
+    def compare(self, expected: Any, got: Any) -> float:
+        return float(_equal(expected, got))
+
+
+class TokenF1(_FieldMetric):
+    """SQuAD's token F1 (Rajpurkar et al. 2016), averaged over the fields; against the best label where there is a list."""
+
+    def compare(self, expected: Any, got: Any) -> float:
+        if isinstance(expected, list | tuple) and expected:
+            return max(self.compare(each, got) for each in expected)
+        return f1(str(expected), str(got))
+
+    def describe(self, field: str, expected: Any, got: Any, score: float) -> str:
+        if 0 < score < 1:
+            return f"{field!r} is {got!r}, which shares words with the expected {expected!r} (F1 {score:.2f})."
+        return super().describe(field, expected, got, score)
+
+
+exact_match = ExactMatch()
+token_f1 = TokenF1()
+accuracy = Accuracy()
+
+
+def normalized(text: str) -> str:
+    """SQuAD's `normalize_answer`: lower case, then no punctuation, then no articles, then single blanks."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def f1(expected: str, got: str) -> float:
+    """2PR/(P+R) over the normalised words as multisets; if either text has none, 1 if both have none else 0 (SQuAD 2.0)."""
+    wanted, found = normalized(expected).split(), normalized(got).split()
+    if not wanted or not found:
+        return float(wanted == found)
+    shared = sum((Counter(wanted) & Counter(found)).values())
+    return 2 * shared / (len(wanted) + len(found))
+
+
+def _equal(expected: Any, got: Any) -> bool:
+    if isinstance(expected, str) and isinstance(got, str):
+        return expected.strip() == got.strip()
+    expected, got = _plain(expected), _plain(got)
+    if isinstance(expected, bool) or isinstance(got, bool):
+        return expected is got
+    if isinstance(expected, int | float) and isinstance(got, int | float):
+        return math.isclose(expected, got, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(expected == got)
+
+
+def _plain(value: Any) -> Any:
+    from dspy_toolkit.optimize.data import plain
+
+    try:
+        return plain(value)
+    except DataError:
+        return value

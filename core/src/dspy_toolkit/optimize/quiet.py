@@ -1,0 +1,89 @@
+"""Keeping DSPy's progress bars, prints and log lines off the terminal, and nobody else's.
+
+DSPy's optimizers print and draw tqdm bars on stdout and stderr. `contextlib.redirect_stdout` would silence the whole
+process, our own progress bar included; here only what is written inside `quiet()` and outside `loud()` is diverted, to
+the logger `dspy_toolkit.optimize` at DEBUG.
+"""
+
+import io
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TextIO
+
+__all__ = ["loud", "quiet"]
+
+_logger = logging.getLogger("dspy_toolkit.optimize")
+_muted: ContextVar[bool] = ContextVar("dspy_toolkit_muted", default=False)
+_installing = threading.Lock()
+_users = 0
+
+
+class _Filter(io.TextIOBase):
+    """Stands in for a stream: passes on what is written, unless this context is muted."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if not _muted.get():
+            return self._stream.write(text)
+        line = text.strip("\r\n ")
+        if line:
+            with loud():
+                _logger.debug("%s", line)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return not _muted.get() and self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def buffer(self) -> object:
+        return self._stream.buffer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Divert what this context writes to stdout and stderr."""
+    global _users
+    with _installing:
+        if _users == 0:
+            sys.stdout, sys.stderr = _Filter(sys.stdout), _Filter(sys.stderr)
+        _users += 1
+    token = _muted.set(True)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
+        with _installing:
+            _users -= 1
+            if _users == 0:
+                sys.stdout, sys.stderr = _unwrapped(sys.stdout), _unwrapped(sys.stderr)
+
+
+@contextmanager
+def loud() -> Iterator[None]:
+    """Write to the real streams even inside `quiet()`."""
+    token = _muted.set(False)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
+
+
+def _unwrapped(stream: TextIO) -> TextIO:
+    # Somebody may have put their own stream in place meanwhile; that one stays.
+    return stream._stream if isinstance(stream, _Filter) else stream

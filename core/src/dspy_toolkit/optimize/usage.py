@@ -1,0 +1,120 @@
+"""Counting what a run asks of its LMs, and ending it when told to or when the LM is gone."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+
+__all__ = ["DeadLM", "Meter", "StopRequested", "Usage"]
+
+DEAD_AFTER = 5
+"""So many LM calls failing one after another, with none answered in between, mean that the LM is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a stretch of work asked of its LMs.
+
+    `lm_calls` are calls that were not answered from the cache, `failures` those of them that raised (after DSPy's
+    retries). Tokens are as the engine reports them; cache hits and failures add none.
+    """
+
+    lm_calls: int = 0
+    cache_hits: int = 0
+    failures: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(**{name: getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__})
+
+
+# DSPy's optimizers catch Exception wherever they call a program or a metric, so what must end them is not one.
+class StopRequested(BaseException):
+    """The run's `stop` event is set."""
+
+
+class DeadLM(BaseException):
+    """Calls keep failing; `cause` is the last error."""
+
+    def __init__(self, cause: Exception):
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class Meter(BaseCallback):
+    """Counts every LM call made inside `counting()`, in whichever thread DSPy makes it.
+
+    DSPy tells a callback of every call, cached or not, and a usage tracker of every answer that did not come from the
+    cache; a Meter is both.
+    """
+
+    def __init__(self, stop: threading.Event | None = None):
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._answered = self._generated = self._failures = self._in_a_row = 0
+        self._input_tokens = self._output_tokens = 0
+        self._last_error: Exception | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Meter":
+        return self  # DSPy copies the usage tracker for each thread of its executor; there is one count
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the calls made in this context, and in the threads DSPy starts from it."""
+        callbacks = [*dspy.settings.get("callbacks", []), self]
+        with dspy.context(callbacks=callbacks, usage_tracker=self, track_usage=False):
+            yield
+
+    @property
+    def usage(self) -> Usage:
+        with self._lock:
+            return Usage(
+                lm_calls=self._generated + self._failures,
+                cache_hits=max(0, self._answered - self._generated),
+                failures=self._failures,
+                input_tokens=self._input_tokens,
+                output_tokens=self._output_tokens,
+            )
+
+    @property
+    def last_error(self) -> Exception | None:
+        """What the last failed call raised."""
+        return self._last_error
+
+    def check(self) -> None:
+        """Raise StopRequested or DeadLM if the run has to end here."""
+        if self._stop is not None and self._stop.is_set():
+            raise StopRequested
+        if self._in_a_row >= DEAD_AFTER and self._last_error is not None:
+            raise DeadLM(self._last_error)
+
+    def revive(self) -> None:
+        """Forget the failures in a row: a new stage may find the LM back."""
+        with self._lock:
+            self._in_a_row = 0
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.check()
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        with self._lock:
+            if exception is None:
+                self._answered += 1
+                self._in_a_row = 0
+            elif isinstance(exception, Exception):
+                self._failures += 1
+                # A prompt that is too long is that row's trouble, not the LM's.
+                self._in_a_row += not isinstance(exception, dspy.ContextWindowExceededError)
+                self._last_error = exception
+
+    def add_usage(self, model: str, usage: Mapping[str, Any]) -> None:
+        """DSPy's usage tracker interface."""
+        with self._lock:
+            self._generated += 1
+            self._input_tokens += usage.get("prompt_tokens") or 0
+            self._output_tokens += usage.get("completion_tokens") or 0
