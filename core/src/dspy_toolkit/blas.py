@@ -156,6 +156,9 @@ def _use(library: str) -> str:
 
     Raises SettingsError if it cannot be loaded or is no BLAS with the C interface and 32-bit integers.
     """
+    if "mkl" in library:
+        # Intel's OpenMP keeps its threads spinning for 200 ms after every product, on the cores that Python then needs.
+        os.environ.setdefault("KMP_BLOCKTIME", "1")
     try:
         local = ctypes.CDLL(library)
     except OSError as error:
