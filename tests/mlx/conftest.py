@@ -24,7 +24,13 @@ CHAT_TEMPLATE = (
 
 VOCAB = 420
 
-_COMMON = {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96, "vocab_size": VOCAB, "rms_norm_eps": 1e-5}
+_COMMON = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "intermediate_size": 96,
+    "vocab_size": VOCAB,
+    "rms_norm_eps": 1e-5,
+}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 MODELS = {
     "llama": ("llama", {**_COMMON, **_HEADS}),

@@ -2,8 +2,9 @@
 
 import mlx.core as mx
 import pytest
-from dspy_toolkit_mlx.runner import FlatRunner, PaddedRunner, make_runner
 from mlx_lm.generate import generate_step
+
+from dspy_toolkit_mlx.runner import FlatRunner, PaddedRunner, make_runner
 
 KINDS = ["llama", "qwen2", "qwen3", "qwen3_moe", "gemma3", "mamba2", "lfm2"]
 

@@ -219,7 +219,8 @@ class FlatLayer:
         return (tail / total).astype(queries.dtype)[:, :, None]
 
     def _operands(self, block: _Block) -> tuple[mx.array, mx.array]:
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         if block.rows is None:
             return self.keys[: block.count, :, : block.columns], self.values[: block.count, :, : block.columns]
         return self.keys[block.rows, :, : block.columns], self.values[block.rows, :, : block.columns]

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from dspy_toolkit.errors import GrammarError
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import fill_next_token_bitmask
 from numpy.typing import NDArray
+
+from dspy_toolkit.errors import GrammarError
 
 __all__ = ["GrammarSource", "GrammarStore", "LLGuide", "Matcher"]
 
@@ -141,12 +142,17 @@ class LLGuide:
         self._spent = 0
         self._in_string = False
         self._escaped = False
-        self._given_up = False
+        self._ended = False
         self.cut = False
 
     @property
     def done(self) -> bool:
-        return self._given_up or self._matcher.is_stopped()
+        return self._ended or self._matcher.is_stopped()
+
+    @property
+    def complete(self) -> bool:
+        """Whether what was produced is a whole sentence of the grammar."""
+        return self._matcher.is_accepting() and not self._matcher.is_error()
 
     def start(self) -> list[int]:
         self._note(self._compiled.start)
@@ -163,7 +169,7 @@ class LLGuide:
                 if ending.any():
                     mask[:] = ending
                     return
-        if self._closing and self._matcher.is_accepting() or self._field_end():
+        if (self._closing and self._matcher.is_accepting()) or self._field_end():
             if self._closing:
                 mask[:] = 0
             for token in self._eos:
@@ -175,7 +181,7 @@ class LLGuide:
             if not added:
                 self._matcher.consume_token(token)
                 self._check()
-                self._given_up = True
+                self._ended = True
                 return []
             self._matcher.consume_tokens(added)
         else:
@@ -188,7 +194,7 @@ class LLGuide:
             self._closing = True
             added += self._close()
             if left - len(added) < -OVERRUN and not self.done:
-                self._given_up = self.cut = True
+                self._ended = self.cut = True
         return added
 
     def _close(self) -> list[int]:

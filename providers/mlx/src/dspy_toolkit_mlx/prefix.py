@@ -37,7 +37,7 @@ def common(a: Tokens, b: Tokens) -> int:
 class Node:
     """Tokens `edge` between a parent and here. `depth` counts tokens from the root; `states` those at or below."""
 
-    __slots__ = ("bytes", "children", "depth", "edge", "last_use", "parent", "pins", "seen", "state", "states")
+    __slots__ = ("bytes", "children", "depth", "edge", "last_use", "parent", "pins", "seen", "state", "states", "users")
 
     def __init__(self, edge: Tokens, parent: "Node | None", last_use: int = 0):
         self.edge = edge
@@ -46,6 +46,7 @@ class Node:
         self.children: dict[int, Node] = {}
         self.seen = 0
         self.pins = 0
+        self.users = 0
         self.state: Any = None
         self.states = 0
         self.bytes = 0
@@ -65,9 +66,7 @@ class Node:
 class PrefixTree:
     """The tree of one engine. `cut(state, length)` returns a state of the first `length` tokens of a longer one."""
 
-    def __init__(
-        self, max_bytes: int, *, cut: Callable[[Any, int], Any] | None = None, max_tokens: int = 4_000_000
-    ):
+    def __init__(self, max_bytes: int, *, cut: Callable[[Any, int], Any] | None = None, max_tokens: int = 4_000_000):
         self.max_bytes = max_bytes
         self.max_tokens = max_tokens
         self.bytes = 0
@@ -105,7 +104,7 @@ class PrefixTree:
         return node
 
     def _split(self, node: Node, length: int) -> Node:
-        """Put a node `length` tokens into the edge of `node` and return it; `node` keeps its state, pins and children."""
+        """Put a node `length` tokens into the edge of `node`, which keeps its state, pins and children; return it."""
         assert node.parent is not None
         upper = Node(node.edge[:length], node.parent, node.last_use)
         upper.seen, upper.states = node.seen, node.states
@@ -162,6 +161,15 @@ class PrefixTree:
             raise ValueError("unpinned more often than pinned")
         node.pins -= 1
 
+    def hold(self, node: Node) -> None:
+        """Keep the node itself, with or without a state, until it is released as often."""
+        node.users += 1
+
+    def release(self, node: Node) -> None:
+        if node.users <= 0:
+            raise ValueError("released more often than held")
+        node.users -= 1
+
     def trim(self, max_bytes: int | None = None) -> int:
         """Drop the least recently used unpinned states until the bytes fit; returns how many went."""
         limit = self.max_bytes if max_bytes is None else max_bytes
@@ -196,12 +204,12 @@ class PrefixTree:
 
     @staticmethod
     def _idle(node: Node) -> bool:
-        return node.parent is not None and node.states == 0 and node.pins == 0
+        return node.parent is not None and node.states == 0 and node.pins == 0 and node.users == 0
 
     def clear(self) -> None:
         """Forget everything that is not pinned."""
         self.trim(0)
-        if not self._held:
+        if not self._held and not self.users():
             self._root = Node((), None)
             self.tokens = 0
 
@@ -211,6 +219,14 @@ class PrefixTree:
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
+
+    def pinned(self) -> int:
+        """How many pins are held."""
+        return sum(node.pins for node in self._walk())
+
+    def users(self) -> int:
+        """How many holds there are."""
+        return sum(node.users for node in self._walk())
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless counts, depths and bytes agree with the tree."""

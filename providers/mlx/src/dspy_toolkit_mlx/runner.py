@@ -19,7 +19,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from dspy_toolkit_mlx.attention import FlatLayer, Plan, hook
 
-__all__ = ["FlatRunner", "PaddedRunner", "Runner", "make_runner"]
+__all__ = ["FlatRunner", "PaddedRunner", "Runner", "make_runner", "state_arrays"]
 
 
 class Runner(Protocol):
@@ -55,6 +55,10 @@ class Runner(Protocol):
 
     def arrays(self) -> list[mx.array]:
         """The caches of the running rows, to be evaluated with the logits."""
+        ...
+
+    def footprint(self) -> tuple[int, int]:
+        """Bytes that a token adds to a row, and bytes that a row has whatever its length."""
         ...
 
     @property
@@ -120,7 +124,7 @@ class _WindowKVCache(KVCache):
 
 
 class FlatRunner:
-    """Rows end to end, prefixes shared. A state is a list of (keys, values) per layer, (1, heads, tokens, size) each."""
+    """Rows end to end, prefixes shared. A state is a list of (keys, values) per layer, (1, heads, tokens, size)."""
 
     name = "flat"
     sliceable = True
@@ -161,6 +165,9 @@ class FlatRunner:
 
     def size(self, state: Any) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in state)
+
+    def footprint(self) -> tuple[int, int]:
+        return self.size(self.extend(None, [0])), 0
 
     def join(self, states: Rows[tuple[Any, int]]) -> None:
         for state, length in states:
@@ -216,13 +223,12 @@ class PaddedRunner:
     name = "padded"
     sliceable = False
 
-    def __init__(self, model: Any, *, width: int | None = None):
+    def __init__(self, model: Any):
         self._model = model
         self._head = _Head(model)
         self._caches: list[Any] = []
         self._old = 0
         self._new: list[Any] = []
-        self.width = width
 
     @property
     def rows(self) -> int:
@@ -242,6 +248,13 @@ class PaddedRunner:
 
     def size(self, state: Any) -> int:
         return sum(cache.nbytes for cache in state)
+
+    def footprint(self) -> tuple[int, int]:
+        caches = self.extend(None, [0])
+        parts = [part for cache in caches for part in getattr(cache, "caches", [cache])]
+        keyed = [part for part in parts if getattr(part, "keys", None) is not None]
+        per_token = sum((part.keys.nbytes + part.values.nbytes) // part.keys.shape[2] for part in keyed)
+        return per_token, sum(part.nbytes for part in parts if part not in keyed)
 
     def join(self, states: Rows[tuple[Any, int]]) -> None:
         for state, _ in states:

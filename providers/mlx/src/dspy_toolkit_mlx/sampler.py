@@ -52,7 +52,7 @@ class Sampler:
     def choose(
         self, logits: mx.array, rows: Rows[Sequence], bitmask: NDArray[np.int32] | None = None
     ) -> list[TokenChoice]:
-        """Choose a token per row. `logits` is (rows, vocabulary), `bitmask` (rows, words) or None. Waits for the device."""
+        """Choose a token per row of `logits` (rows, vocabulary); `bitmask` (rows, words). Waits for the device."""
         logits = logits.astype(mx.float32)
         raw = logits
         logits = self._adjust(logits, rows)

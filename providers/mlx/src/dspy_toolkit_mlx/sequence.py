@@ -145,6 +145,7 @@ class Sequence:
     sampled: int = 0
     forced: int = 0
     cancelled: bool = False
+    begun: bool = False
     admitted: float | None = None
     first_token: float | None = None
     stream: TextStream = field(init=False)
@@ -161,7 +162,11 @@ class Sequence:
         return self.finish_reason is not None
 
     def begin(self, covered: int) -> None:
-        """Start running: `covered` tokens of the prompt are in the prefix; the rest and the forced start are pending."""
+        """Start running: the prefix has `covered` tokens of the prompt; the rest and the forced start are pending."""
+        if self.begun:  # again, after a step that failed: the answer so far is part of what the model has to see
+            self.pending = [*self.prompt[covered:], *self.tokens]
+            return
+        self.begun = True
         self.cached_tokens = covered
         self.pending = list(self.prompt[covered:])
         if self.guide is not None:
