@@ -95,8 +95,8 @@ class MetricError(ToolkitError):
 class OptimizationError(ToolkitError):
     """An optimization run that cannot start or go on.
 
-    `partial` is what was finished when it ended: an `Evaluation` from `evaluate`, an `OptimizationResult` from `optimize`, or
-    None.
+    `partial` is what was finished when it ended: an `Evaluation` from `evaluate`, an `OptimizationResult` from
+    `optimize`, or None.
     """
 
     def __init__(self, message: str, *, partial: Any = None):

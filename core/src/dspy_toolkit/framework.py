@@ -1,5 +1,6 @@
 """`DSPyFramework`: one object that knows the settings, the plugins, the models and the stored programs."""
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,8 +35,8 @@ AnyMetric = str | Metric | Callable[..., Any]
 class DSPyFramework:
     """The entry point for Python code. Making one loads no model.
 
-    It configures nothing global but DSPy's cache folder (inside `config.cache`, unreadable pickles refused): programs
-    it hands out bring their LM and adapter with them, so several frameworks can live in one process.
+    It configures nothing global but the cache folder, DSPy's and the plugins' (which have processes of their own and so
+    find it in DSPY_TOOLKIT_CACHE). Programs it hands out bring their LM and adapter with them.
     """
 
     def __init__(self, config: DSPyConfig | None = None, *, plugins: PluginManager | None = None):
@@ -45,6 +46,7 @@ class DSPyFramework:
         self.store = Store(self.config.store)
         self._lms: dict[tuple[Any, ...], dspy.LM] = {}
         self._lock = threading.Lock()
+        os.environ["DSPY_TOOLKIT_CACHE"] = str(self.config.cache)
         configure_cache(self.config.cache / "lm")
 
     # --- models

@@ -25,9 +25,9 @@ def bootstrap(
     """DSPy's BootstrapFewShot: demonstrations the program made itself on training rows and the metric accepted.
 
     `max_bootstrapped_demos` is how many to accept, `max_rounds` how often to try a row (from the second time on at
-    temperature 1), `metric_threshold` the score, 0 to 1, from which a demonstration is accepted. Up to `max_labeled_demos`
-    in all are filled up with training rows as they are, if those have all output fields. BootstrapFewShot takes rows in
-    order and has no seed: here the seed shuffles them.
+    temperature 1), `metric_threshold` the score, 0 to 1, from which a demonstration is accepted. Up to
+    `max_labeled_demos` in all are filled up with training rows as they are, if those have all output fields.
+    BootstrapFewShot takes rows in order and has no seed: here the seed shuffles them.
     """
     rows = list(job.train)
     random.Random(job.seed).shuffle(rows)

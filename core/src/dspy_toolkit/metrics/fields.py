@@ -1,7 +1,7 @@
 """Metrics that compare fields of the prediction with labelled fields of the row, whatever else the two carry.
 
-Each is a class, made for chosen fields (`ExactMatch("answer")`), and one instance that compares every labelled field: every
-field of the row that is not an input.
+Each is a class, made for chosen fields (`ExactMatch("answer")`), and one instance that compares every labelled field:
+every field of the row that is not an input.
 """
 
 import math
@@ -64,8 +64,8 @@ class ExactMatch(_FieldMetric):
     """1 if every field is equal to its label, else 0.
 
     Text is compared after the normalisation of SQuAD's evaluation script (Rajpurkar et al. 2016): lower case, without
-    punctuation, articles and surplus blanks. A label that is a list of texts means any of them, where the prediction is a
-    text. Everything else is compared as plain JSON data, so a pydantic object equals the dictionary that makes it.
+    punctuation, articles and surplus blanks. A label that is a list of texts means any of them, where the prediction
+    is a text. Everything else is compared as plain JSON data, so a pydantic object equals the dictionary that makes it.
     """
 
     def compare(self, expected: Any, got: Any) -> float:
@@ -87,7 +87,9 @@ class Accuracy(_FieldMetric):
 
 
 class TokenF1(_FieldMetric):
-    """SQuAD's token F1 (Rajpurkar et al. 2016), averaged over the fields; against the best label where there is a list."""
+    """SQuAD's token F1 (Rajpurkar et al. 2016), averaged over the fields; against the best label where there is a
+    list.
+    """
 
     def compare(self, expected: Any, got: Any) -> float:
         if isinstance(expected, list | tuple) and expected:
@@ -111,7 +113,9 @@ def normalized(text: str) -> str:
 
 
 def f1(expected: str, got: str) -> float:
-    """2PR/(P+R) over the normalised words as multisets; if either text has none, 1 if both have none else 0 (SQuAD 2.0)."""
+    """2PR/(P+R) over the normalised words as multisets; if either text has none, 1 if both have none else 0 (SQuAD
+    2.0).
+    """
     wanted, found = normalized(expected).split(), normalized(got).split()
     if not wanted or not found:
         return float(wanted == found)

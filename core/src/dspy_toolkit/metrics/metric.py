@@ -1,7 +1,7 @@
 """One metric, however it was written: a score from 0 to 1 and a sentence that says why."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -46,6 +46,24 @@ class Metric:
     def with_threshold(self, threshold: float) -> "Metric":
         """The same metric with another bar for demonstrations (0 to 1)."""
         return Metric(self, threshold=threshold)
+
+    @classmethod
+    def mean(cls, metrics: "Sequence[Callable[..., Any] | Metric]", *, name: str | None = None) -> "Metric":
+        """The plain mean of several metrics; its feedback names each with its score. Raises MetricError for none."""
+        parts = [cls(metric) for metric in metrics]
+        if not parts:
+            raise MetricError("There is no metric to score with; give at least one.")
+        if len(parts) == 1:
+            return parts[0]
+
+        def mean(gold: Any, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Score:
+            scores = [part.score(gold, pred, trace, pred_name, pred_trace) for part in parts]
+            feedback = " ".join(
+                f"{part.name} {score.score:.2f}: {score.feedback}" for part, score in zip(parts, scores, strict=True)
+            )
+            return Score(score=sum(score.score for score in scores) / len(scores), feedback=feedback)
+
+        return cls(mean, name=name or f"mean({', '.join(part.name for part in parts)})")
 
     def score(
         self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None

@@ -13,11 +13,14 @@ __all__ = ["configure_cache"]
 def configure_cache(directory: Path | str) -> None:
     """Point DSPy's process-wide cache at `directory`, which is made if needed, for this user only.
 
-    Entries are read without executing pickles, so a cache directory from elsewhere cannot run code. DSPy's key holds the
-    request and the model string and nothing of the engine; two models must not share a model string. Raises SettingsError
-    when the directory cannot be used.
+    Entries are read without executing pickles, so a cache directory from elsewhere cannot run code. DSPy's key holds
+    the request and the model string and nothing of the engine; two models must not share a model string. Raises
+    SettingsError when the directory cannot be used.
     """
-    directory = Path(directory).expanduser()
+    directory = Path(directory).expanduser().absolute()
+    present = vars(dspy).get("cache")  # DSPy makes its default one when `dspy.cache` is first read; no need for it here
+    if present is not None and present.disk_cache_dir == str(directory):
+        return
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):

@@ -39,7 +39,8 @@ def input_fields(program: dspy.Module) -> dict[str, bool]:
     """What a caller of `program` gives, in order: field name to whether a row must have it.
 
     `forward`'s named parameters where it has any; else the input fields of the program's own `signature`; else those of
-    its predictors that no earlier predictor puts out. A field with a default, or whose type allows None, may be missing.
+    its predictors that no earlier predictor puts out. A field with a default, or whose type allows None, may be
+    missing.
     """
     named = _forward_parameters(program)
     if named:
@@ -57,7 +58,9 @@ def input_fields(program: dspy.Module) -> dict[str, bool]:
 
 
 def to_examples(rows: Iterable[Row], program: dspy.Module, *, name: str = "dataset") -> tuple[dspy.Example, ...]:
-    """Rows (dictionaries or `dspy.Example`s) as examples of this program. Raises DataError with row (from 1) and field."""
+    """Rows (dictionaries or `dspy.Example`s) as examples of this program. Raises DataError with row (from 1) and
+    field.
+    """
     inputs = input_fields(program)
     examples = []
     for number, row in enumerate(rows, start=1):
@@ -88,10 +91,10 @@ def prepare(
 ) -> Splits:
     """Check the data, split it if it is one dataset, and draw from each set what `rows` asks for.
 
-    One dataset is split 40/20/40 by the hash of each row's inputs, so the order of the rows does not matter and rows with
-    equal inputs stay together. `rows` maps a set's name to how many of it to draw; the draw depends on the set and on `seed`
-    alone, and draws with the same seed and different sizes are nested. Raises DataError for a missing input, an empty set, a
-    count below 1, or a test row that is also in train or validation.
+    One dataset is split 40/20/40 by the hash of each row's inputs, so the order of the rows does not matter and rows
+    with equal inputs stay together. `rows` maps a set's name to how many of it to draw; the draw depends on the set
+    and on `seed` alone, and draws with the same seed and different sizes are nested. Raises DataError for a missing
+    input, an empty set, a count below 1, or a test row that is also in train or validation.
     """
     if isinstance(data, TaskData):
         sets = {name: to_examples(getattr(data, name), program, name=f"{name} set") for name in _SETS}
@@ -120,7 +123,9 @@ def row_digest(row: Row) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: pydantic models as objects, dates as ISO text, sets sorted. Raises DataError if it cannot be."""
+    """A value as JSON has it: pydantic models as objects, dates as ISO text, sets sorted. Raises DataError if it
+    cannot be.
+    """
     if isinstance(value, set | frozenset):
         return sorted((plain(item) for item in value), key=_canonical)
     try:
@@ -145,9 +150,8 @@ def _split(examples: Sequence[dspy.Example]) -> dict[str, tuple[dspy.Example, ..
     # By rank of the inputs' hash, so that equal inputs stay together and three different rows are enough.
     digests = [row_digest(example.inputs()) for example in examples]
     order = sorted(set(digests))
-    cuts = [round(len(order) * 0.4), round(len(order) * 0.6)]
-    if len(order) >= len(_SETS):
-        cuts = [min(max(cuts[0], 1), len(order) - 2), min(max(cuts[1], 2), len(order) - 1)]
+    first = max(1, round(len(order) * 0.4))
+    cuts = [first, max(first + 1, round(len(order) * 0.6))]
     member = {each: _SETS[sum(rank >= cut for cut in cuts)] for rank, each in enumerate(order)}
     return {
         name: tuple(example for example, each in zip(examples, digests, strict=True) if member[each] == name)

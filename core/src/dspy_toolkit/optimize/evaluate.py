@@ -107,9 +107,9 @@ def evaluate(
 ) -> Evaluation:
     """Run `program` on every row and score it; a row that fails counts as 0 and is in the error table.
 
-    `seed` is that of the interval. Raises OptimizationError when every row fails or the LM stops answering (a dead LM is
-    not a score of 0); OptimizationInterrupted on Ctrl-C or when `stop` is set, with the Evaluation of the finished rows,
-    or None, as `partial`.
+    `seed` is that of the interval. Raises OptimizationError when every row fails or the LM stops answering (a dead LM
+    is not a score of 0); OptimizationInterrupted on Ctrl-C or when `stop` is set, with the Evaluation of the finished
+    rows, or None, as `partial`.
     """
     meter = Meter(stop)
     emitter = Emitter(on_event, meter)
@@ -166,7 +166,8 @@ def evaluate_metered(
             ) from interruption
         except DeadLM as dead:
             raise OptimizationError(
-                f"The LM {_model(lm)} stopped answering after {len(finished)} of {len(rows)} rows: {_describe(dead.cause)}"
+                f"The LM {_model(lm)} stopped answering after {len(finished)} of {len(rows)} rows: "
+                f"{_describe(dead.cause)}"
             ) from dead.cause
     causes = [outcome.raised for outcome in finished.values() if outcome.raised is not None]
     if len(causes) == len(rows):
@@ -213,7 +214,7 @@ class _Row:
             prediction = self.program(**inputs)
             scored = self.metric.score(self.example, prediction)
             score, feedback = 100 * scored.score, scored.feedback
-        except Exception as error:  # a row's failure costs that row: it goes into the error table
+        except Exception as error:  # noqa: BLE001  # a row's failure costs that row; the error table has it
             prediction, raised = None, _with_row(error, self.number)
         result = RowResult(
             row=self.number,

@@ -14,12 +14,13 @@ __all__ = ["OptimizerJob"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerJob:
-    """One search. The LM and the adapter are in `dspy.context` when the optimizer is called; what it prints is diverted.
+    """One search. The LM and the adapter are in `dspy.context` when the optimizer is called; what it prints is
+    diverted.
 
     An optimizer must not change `program`. It calls `report` as it goes and `keep` when it has something to keep. Both,
     and every LM call, raise a BaseException of the toolkit's when the run was told to stop, so an optimizer needs no
-    check of its own; it only must not catch BaseException. `metric` is made for DSPy's optimizers and may be called from
-    threads; rows it fails on are collected for the result's error table.
+    check of its own; it only must not catch BaseException. `metric` is made for DSPy's optimizers and may be called
+    from threads; rows it fails on are collected for the result's error table.
     """
 
     program: dspy.Module

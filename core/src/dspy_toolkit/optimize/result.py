@@ -20,7 +20,8 @@ class OptimizationResult:
 
     `program` is the optimized program, without an LM. `rows` is how many rows of each set were used. `errors` are the
     failures of the search; those of the evaluations are in the evaluations. A result that comes with
-    OptimizationInterrupted has what was finished: `optimized` and `comparison` are None, `program` and `baseline` may be.
+    OptimizationInterrupted has what was finished: `optimized` and `comparison` are None, `program` and `baseline` may
+    be.
     """
 
     program: dspy.Module | None

@@ -3,7 +3,6 @@
 baseline on the test rows ──▶ search on train and validation ──▶ the same test rows again ──▶ paired comparison
 """
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -44,9 +43,9 @@ def optimize(
 ) -> OptimizationResult:
     """Optimize `program`, which is left as it was. `optimizer` is what an OptimizerEntry's reference leads to.
 
-    Raises OptimizationError when a stage cannot be finished (the LM is gone, every row fails), with what was finished so
-    far as `partial`; OptimizationInterrupted on Ctrl-C or when `stop` is set, likewise; UnknownNameError or SettingsError
-    for a parameter that does not exist or has a bad value.
+    Raises OptimizationError when a stage cannot be finished (the LM is gone, every row fails), with what was finished
+    so far as `partial`; OptimizationInterrupted on Ctrl-C or when `stop` is set, likewise; UnknownNameError or
+    SettingsError for a parameter that does not exist or has a bad value.
     """
     name = optimizer_name or getattr(optimizer, "__name__", type(optimizer).__name__)
     stop = stop or threading.Event()

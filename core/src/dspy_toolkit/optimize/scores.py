@@ -3,10 +3,10 @@
 All scores here are on DSPy's 0-100 scale; a metric's own 0-1 scores are multiplied by 100 once, by `evaluate`.
 
 Intervals are 95 % BCa bootstrap intervals of the mean (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
-section 14.3), from a generator seeded by the caller. Where all values are equal (always so for one row) resampling shows
-nothing and would claim certainty; then the interval is the one that a change in the unseen part of the rows could make:
-with n equal values, at most p = 1 - 0.025^(1/n) of all rows differ (the exact binomial bound behind the "rule of three"), and
-those could lie anywhere on the scale.
+section 14.3), from a generator seeded by the caller. Where all values are equal (always so for one row) resampling
+shows nothing and would claim certainty; then the interval is the one that a change in the unseen part of the rows
+could make: with n equal values, at most p = 1 - 0.025^(1/n) of all rows differ (the exact binomial bound behind the
+"rule of three"), and those could lie anywhere on the scale.
 """
 
 import random

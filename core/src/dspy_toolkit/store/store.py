@@ -1,9 +1,13 @@
 """Bundles by task and version, with movable names for versions.
 
-<root>/<project>/<task>/v1/            a bundle
-<root>/<project>/<task>/aliases/production   a file with a version's name in it
+<root>/lora/hyperparameters/v1/                   a bundle
+<root>/lora/hyperparameters/v2/
+<root>/lora/hyperparameters/aliases/production    a file that says v1
 """
 
+import os
+import re
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +15,23 @@ from typing import Any
 
 import dspy
 
+from dspy_toolkit.errors import BundleError, UnknownNameError
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.store.bundle import Bundle
+from dspy_toolkit.store.bundle import Bundle, bundle_files, load_program, read_bundle, sync_directory, write_files
 
-__all__ = ["Store", "Version"]
+__all__ = ["LATEST", "PRODUCTION", "Store", "Version"]
+
+LATEST = "latest"
+PRODUCTION = "production"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_VERSION = re.compile(r"v([1-9][0-9]*)\Z")
+_ALIASES = "aliases"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A stored version: `lora/hyperparameters`, `v3`, its bundle, the aliases that point to it."""
+    """A stored version: `v3` of `lora/hyperparameters`, its bundle, and the aliases that point to it."""
 
     task: str
     name: str
@@ -28,10 +40,12 @@ class Version:
 
 
 class Store:
-    """The programs under `root`. Several processes may use one root at once. Creating it touches nothing."""
+    """The programs under `root`. Several threads and processes may use one root at once. Making a Store touches
+    nothing.
+    """
 
-    def __init__(self, root: Path):
-        self.root = Path(root)
+    def __init__(self, root: Path | str):
+        self.root = Path(root).expanduser()
 
     def save(
         self,
@@ -41,33 +55,113 @@ class Store:
         adapter: dspy.Adapter | None = None,
         parent: str | None = None,
     ) -> Version:
-        """Store a finished run as the task's next version. Marked not promoted if its interval does not clear the baseline."""
-        raise NotImplementedError
+        """Store a run's program as the task's next version.
+
+        One whose interval does not clear the baseline is stored too, as a candidate: its manifest says
+        `"promoted": false`, and `get` without a version prefers older ones that were promoted. Raises BundleError.
+        """
+        folder = self._folder(result.task)
+        contents = bundle_files(result, example_inputs=example_inputs, adapter=adapter, parent=parent)
+        number = max(self._numbers(result.task), default=0) + 1
+        while True:
+            try:
+                write_files(folder / f"v{number}", contents)
+                return self._version(result.task, f"v{number}")
+            except FileExistsError:  # somebody else took the number meanwhile
+                number += 1
 
     def tasks(self) -> tuple[str, ...]:
         """Tasks with at least one version, sorted."""
-        raise NotImplementedError
+        found = set()
+        for pattern in ("*/v*", "*/*/v*"):
+            for path in self.root.glob(pattern):
+                task = path.parent.relative_to(self.root).as_posix()
+                if _VERSION.match(path.name) and all(_NAME.match(part) for part in task.split("/")):
+                    found.add(task)
+        return tuple(sorted(found))
 
     def versions(self, task: str) -> tuple[Version, ...]:
-        """Oldest first. Raises UnknownNameError for a task without versions."""
-        raise NotImplementedError
+        """Oldest first. Raises UnknownNameError for a task without versions, BundleError for a damaged one."""
+        return tuple(self._version(task, f"v{number}") for number in self._known(task))
 
     def get(self, task: str, version: str | None = None) -> Version:
-        """A version by name (`v2`), alias (`production`) or `latest`.
+        """A version by name (`v2`), by alias (`production`), or `latest`, the newest.
 
-        None is what a run should use: the alias `production` if there is one, else the newest promoted version, else
-        `latest`. Raises UnknownNameError.
+        None is what a run should use: `production` if that alias exists, else the newest promoted version, else the
+        newest. Raises UnknownNameError, or BundleError for a damaged bundle.
         """
-        raise NotImplementedError
+        numbers = self._known(task)
+        aliases = self.aliases(task)
+        if version is None:
+            return self._default(task, numbers, aliases)
+        name = f"v{numbers[-1]}" if version == LATEST else aliases.get(version, version)
+        match = _VERSION.match(name)
+        if match is None or int(match[1]) not in numbers:
+            known = [*(f"v{number}" for number in numbers), *aliases, LATEST]
+            raise UnknownNameError(f"version of {task}", version, known)
+        return self._version(task, name)
 
     def load(self, task: str, factory: Callable[[], dspy.Module], version: str | None = None) -> dspy.Module:
-        """The program of a version, ready to run with whatever LM is in the context."""
-        raise NotImplementedError
+        """The program of a version, ready to run with whatever LM is in the context. See `load_program`."""
+        return load_program(self.get(task, version).bundle, factory)
 
-    def promote(self, task: str, version: str, alias: str = "production") -> None:
-        """Point an alias at a version. Raises UnknownNameError, BundleError for a bad alias name."""
-        raise NotImplementedError
+    def promote(self, task: str, version: str, alias: str = PRODUCTION) -> Version:
+        """Point an alias at a version and return it. Raises UnknownNameError; BundleError for a bad alias."""
+        if not _NAME.match(alias) or _VERSION.match(alias) or alias == LATEST:
+            raise BundleError(
+                f"{alias!r} cannot be an alias; choose letters, digits, '_', '.' and '-', "
+                f"neither {LATEST!r} nor a version's name."
+            )
+        name = self.get(task, version).name
+        folder = self._folder(task) / _ALIASES
+        temporary = folder / f".{alias}-{secrets.token_hex(4)}.tmp"
+        try:
+            folder.mkdir(exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(f"{name}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / alias)
+            sync_directory(folder)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise BundleError(f"The alias {folder / alias} cannot be written: {error.strerror or error}.") from error
+        return self._version(task, name)
 
     def aliases(self, task: str) -> dict[str, str]:
-        """Alias to version name. `latest` is not among them: it is always the newest."""
-        raise NotImplementedError
+        """Alias to version name, sorted. `latest` is not among them: it is always the newest."""
+        folder = self._folder(task) / _ALIASES
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {file.name: file.read_text(encoding="utf-8").strip() for file in files if _NAME.match(file.name)}
+
+    def _default(self, task: str, numbers: list[int], aliases: Mapping[str, str]) -> Version:
+        if PRODUCTION in aliases:
+            return self.get(task, PRODUCTION)
+        for number in reversed(numbers):
+            candidate = self._version(task, f"v{number}")
+            if candidate.bundle.manifest.promoted:
+                return candidate
+        return self._version(task, f"v{numbers[-1]}")
+
+    def _version(self, task: str, name: str) -> Version:
+        pointing = tuple(alias for alias, target in self.aliases(task).items() if target == name)
+        return Version(task=task, name=name, bundle=read_bundle(self._folder(task) / name), aliases=pointing)
+
+    def _known(self, task: str) -> list[int]:
+        numbers = self._numbers(task)
+        if not numbers:
+            raise UnknownNameError(
+                "stored program", task, self.tasks(), remedy=f"Make one with: dspy-toolkit optimize {task}"
+            )
+        return numbers
+
+    def _numbers(self, task: str) -> list[int]:
+        folder = self._folder(task)
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return sorted(int(match[1]) for name in names if (match := _VERSION.match(name)))
+
+    def _folder(self, task: str) -> Path:
+        parts = task.split("/")
+        if not 1 <= len(parts) <= 2 or not all(_NAME.match(part) and part != _ALIASES for part in parts):
+            raise BundleError(f"{task!r} cannot be the name of a stored program; expected 'project/task'.")
+        return self.root.joinpath(*parts)

@@ -30,6 +30,7 @@ __all__ = [
     "ScriptedEngine",
     "ScriptedLM",
     "check_plugin",
+    "lm_cache",
     "plugin_distribution",
     "plugin_manager",
     "problems_of",
@@ -60,8 +61,25 @@ def plugin_manager() -> "PluginManager":
 
 
 @pytest.fixture
+def lm_cache(tmp_path: Path) -> Iterator[Path]:
+    """An empty DSPy cache of this test's own, as a run would have it; DSPy's own cache is back afterwards."""
+    import dspy
+
+    from dspy_toolkit.optimize.cache import configure_cache
+
+    before = vars(dspy).get("cache")  # looking it up as dspy.cache would make one in the home directory
+    configure_cache(tmp_path / "lm-cache")
+    yield tmp_path / "lm-cache"
+    vars(dspy).pop("cache").disk_cache.close()
+    if before is not None:
+        vars(dspy)["cache"] = before
+
+
+@pytest.fixture
 def plugin_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
-    """`plugin_distribution(name, hooks, **options)`: `write_distribution` under tmp_path, importable until the test ends."""
+    """`plugin_distribution(name, hooks, **options)`: `write_distribution` under tmp_path, importable until the test
+    ends.
+    """
     import sys
 
     from dspy_toolkit.testing.distributions import write_distribution

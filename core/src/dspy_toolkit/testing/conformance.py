@@ -2,8 +2,8 @@
 
 What is checked: it is found by its entry point and loads; its hooks module imports nothing heavy; every reference leads
 somewhere; signatures are signatures and valid; tasks make programs, and data that fits them, in disjoint sets of plain
-values; metrics score an empty prediction instead of raising; optimizers have checkable parameters; providers' hooks return
-what they should. No model is loaded: `connect` is not called.
+values; metrics score an empty prediction instead of raising; optimizers have checkable parameters; providers' hooks
+return what they should. No model is loaded: `connect` is not called.
 """
 
 import inspect
@@ -45,7 +45,7 @@ HEAVY = (
 def check_plugin(project: str) -> None:
     """Raise AssertionError with everything that is wrong with the installed plugin of this project, one line each."""
     problems = problems_of(project)
-    assert not problems, f"The plugin {project!r} has {len(problems)} problem(s):\n" + "\n".join(  # noqa: S101
+    assert not problems, f"The plugin {project!r} has {len(problems)} problem(s):\n" + "\n".join(
         f"  - {problem}" for problem in problems
     )
 
@@ -112,10 +112,12 @@ def _signature(found: Found[SignatureEntry], targets: Mapping[str, Any], plugins
     if not signature.output_fields:
         yield "it has no output field."
     try:
-        from dspy_toolkit.signatures.validation import validate  # type: ignore[import-not-found]
+        from dspy_toolkit.signatures.validation import validate  # pyright: ignore[reportMissingImports]
     except ImportError:
         return
-    yield from (str(finding) for finding in validate(signature))
+    for finding in validate(signature).findings:
+        if finding.severity == "error":
+            yield f"the field {finding.field!r}: {finding.message} {finding.remedy}"
 
 
 def _task(found: Found[TaskEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
@@ -132,7 +134,9 @@ def _task(found: Found[TaskEntry], targets: Mapping[str, Any], plugins: PluginMa
         return
     yield from _not_plain(data)
     splits = prepare(data, program, rows=entry.rows)
-    metric = Metric(resolve(plugins.get(MetricEntry, entry.metric, project=found.project).entry.metric), name=entry.metric)
+    metric = Metric(
+        resolve(plugins.get(MetricEntry, entry.metric, project=found.project).entry.metric), name=entry.metric
+    )
     yield from _empty_prediction(metric, splits)
     optimizer = find_optimizer(plugins, entry.optimizer, project=found.project)
     check_parameters(resolve(optimizer.entry.optimizer), entry.optimizer, entry.optimizer_params)

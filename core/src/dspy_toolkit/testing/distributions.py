@@ -19,7 +19,8 @@ def write_distribution(
     """Write what an installed plugin looks like, and return `directory`, ready for `sys.path`.
 
     `name` is the project (the entry point's name), `hooks` the source of the hooks module. `distribution` defaults to
-    `dspy-toolkit-<name>` and `package` to its import name; `files` are more modules of the package, from file name to source.
+    `dspy-toolkit-<name>` and `package` to its import name; `files` are more modules of the package, from file name to
+    source.
     """
     distribution = distribution or f"dspy-toolkit-{name}"
     package = package or distribution.replace("-", "_")

@@ -29,7 +29,9 @@ Reply = str | Mapping[str, Any] | BaseException
 """Text as it is; values of output fields, written in the format the request asks for; or an exception to raise."""
 
 Script = Iterable[Reply] | Callable[[Request], Reply]
-"""Replies in order (asking for more than there are is an error), or a function of the request (called from any thread)."""
+"""Replies in order (asking for more than there are is an error), or a function of the request (called from any
+thread).
+"""
 
 _CHUNK = 4  # characters per streamed delta
 
@@ -119,16 +121,19 @@ def ScriptedLM(  # noqa: N802  # reads like dspy.LM, which it returns
     seconds: float = 0.0,
     supports: Iterable[str] = (),
     num_retries: int = 0,
+    cache: bool = False,
     **kwargs: Any,
 ) -> dspy.LM:
     """A `dspy.LM` that follows `script`; `lm.engine` is its ScriptedEngine.
 
     `seconds` is how long each call takes. `supports` names capabilities to declare: `response_schema`,
-    `function_calling`, `grammar`. Failures are not retried unless `num_retries` says so. DSPy's cache is on, as in
-    life: pass `cache=False` where equal requests must reach the engine.
+    `function_calling`, `grammar`. Failures are not retried unless `num_retries` says so. Every request
+    reaches the engine; with `cache=True` DSPy's cache is asked first, as in life (see the fixture `lm_cache`; its key
+    holds the model string, not the script, so give each script its own).
     """
     engine = ScriptedEngine(script, seconds=seconds, supports=supports)
-    return dspy.LM(model, engine=engine, async_engine=AsyncScriptedEngine(engine), num_retries=num_retries, **kwargs)
+    pair = {"engine": engine, "async_engine": AsyncScriptedEngine(engine)}
+    return dspy.LM(model, num_retries=num_retries, cache=cache, **pair, **kwargs)
 
 
 def prompt_text(request: Request) -> str:

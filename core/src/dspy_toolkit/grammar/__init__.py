@@ -1,0 +1,158 @@
+r"""From a signature to a grammar, as text: what a model may write so that DSPy's adapter can read it.
+
+The text is Lark in llguidance's dialect. For `question -> reasoning, label: Literal["a", "b"]` and ChatAdapter:
+
+    start: "[[ ## reasoning ## ]]\n" r0 "label ## ]]\n" r1 "\n\n[[ ## completed ## ]]"
+    r0[suffix="\n\n[[ ## "]: /.../
+    r1: "a" | "b"
+
+What such a grammar accepts, the adapter parses to a value of the declared type within its constraints; only validators
+written in Python may still refuse it. What DSPy renders for a demonstration, the grammar accepts, with these exceptions, which a model should not imitate:
+
+    both    numbers beyond INTEGER_DIGITS; infinities; Decimals in scientific notation; abbreviated IPv6 addresses;
+            models whose rendered names are not the names they are parsed by (aliases); nesting beyond MAX_DEPTH
+    chat    empty texts, texts that begin with a blank or `[[`, texts with a line that begins with `[[ ##` or with
+            control characters (DSPy strips or misreads them); values of an Enum that DSPy only reads by member name;
+            the newline at the very end
+
+Free text, lists and strings are unbounded unless their type says otherwise: the engine ends them when its budget does.
+"""
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+import pydantic
+from dspy.utils.exceptions import AdapterParseError
+
+from dspy_toolkit.errors import GrammarError
+from dspy_toolkit.grammar.fields import LINE_BREAKS, MARKER, chat_value, json_value
+from dspy_toolkit.grammar.rules import Rules, literal
+from dspy_toolkit.grammar.schema import UnsupportedTypeError
+
+__all__ = ["Grammar", "compile_chat", "compile_json"]
+
+Signature = type[dspy.Signature]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """`lark`: a grammar for `llguidance.LLMatcher.grammar_from_lark`. `minimal`: a shortest text that it accepts."""
+
+    lark: str
+    minimal: str
+
+
+class _Cache:
+    """Grammars by signature, and by output fields: an optimizer makes many signatures that differ in their words only.
+
+    The second level keeps the types it has seen alive, so it is bounded.
+    """
+
+    def __init__(self, build: Callable[[Signature], Grammar], size: int = 512):
+        self._build = build
+        self._size = size
+        self._lock = threading.Lock()
+        self._by_signature: weakref.WeakKeyDictionary[Signature, Grammar] = weakref.WeakKeyDictionary()
+        self._by_fields: OrderedDict[Any, Grammar] = OrderedDict()
+
+    def get(self, signature: Signature) -> Grammar:
+        with self._lock:
+            if signature in self._by_signature:
+                return self._by_signature[signature]
+            key = tuple((name, info.rebuild_annotation()) for name, info in signature.output_fields.items())
+            try:
+                found = self._by_fields.get(key)
+            except TypeError:  # constraints that cannot be hashed
+                key, found = None, None
+        grammar = found or self._build(signature)
+        with self._lock:
+            self._by_signature[signature] = grammar
+            if key is not None:
+                self._by_fields[key] = grammar
+                self._by_fields.move_to_end(key)
+                if len(self._by_fields) > self._size:
+                    self._by_fields.popitem(last=False)
+        return grammar
+
+
+def compile_chat(signature: Signature) -> Grammar:
+    """The grammar of `dspy.ChatAdapter`'s answers. Raises GrammarError, which names the field."""
+    return _chat.get(signature)
+
+
+def compile_json(signature: Signature) -> Grammar:
+    """The grammar of `dspy.JSONAdapter`'s answers. Raises GrammarError, which names the field."""
+    return _json.get(signature)
+
+
+def _build_chat(signature: Signature) -> Grammar:
+    rules = Rules(indent=None, line_breaks=LINE_BREAKS)
+    lark, minimal, open_text, before = [], "", "", MARKER.lstrip()
+    for name, info in signature.output_fields.items():
+        value = _named(signature, name, lambda info=info: chat_value(rules, info))
+        open_text += f"{before}{name} ## ]]\n"
+        lark += [literal(open_text).lark, value.lark]
+        minimal += open_text + value.minimal + (MARKER if value.closed else "")
+        open_text, before = "", "" if value.closed else MARKER
+    end = literal(f"{before}completed ## ]]")
+    grammar = Grammar(f"start: {' '.join([*lark, end.lark])}\n{rules.text()}", minimal + end.minimal)
+    return _checked(signature, grammar, dspy.ChatAdapter())
+
+
+def _build_json(signature: Signature) -> Grammar:
+    rules = Rules(indent=2)
+    fields = [
+        rules.pair(name, _named(signature, name, lambda info=info: json_value(rules, info)))
+        for name, info in signature.output_fields.items()
+    ]
+    whole = rules.bracketed("{}", fields, depth=0) or literal("{}")
+    return _checked(signature, Grammar(f"start: {whole.lark}\n{rules.text()}", whole.minimal), dspy.JSONAdapter())
+
+
+def _named(signature: Signature, name: str, build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except UnsupportedTypeError as error:
+        annotation = signature.output_fields[name].annotation
+        raise GrammarError(
+            f"The field {name!r} of {signature.__name__} has the type {annotation!r}, which cannot be compiled to a "
+            f"grammar: {error}. Change its type, or use a plain adapter."
+        ) from error
+
+
+def _checked(signature: Signature, grammar: Grammar, adapter: dspy.Adapter) -> Grammar:
+    """Ask DSPy to read the shortest text, so that a type it cannot parse is found before any token is generated."""
+    try:
+        values = adapter.parse(signature, grammar.minimal)
+    except AdapterParseError as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, pydantic.ValidationError) and _is_opinion(cause):
+            return grammar
+        raise GrammarError(
+            f"{signature.__name__} has a field that DSPy cannot read from text: {' '.join(str(error).split())[:300]}"
+        ) from error
+    for name, info in signature.output_fields.items():
+        try:
+            pydantic.TypeAdapter(info.rebuild_annotation()).validate_python(values[name])
+        except pydantic.ValidationError as error:
+            if not _is_opinion(error):
+                reason = error.errors()[0]["msg"]
+                raise GrammarError(
+                    f"The field {name!r} of {signature.__name__} has constraints that a grammar cannot keep: {reason}. "
+                    "Relax them, or check them in the program."
+                ) from error
+    return grammar
+
+
+def _is_opinion(error: pydantic.ValidationError) -> bool:
+    """Whether all that is wrong was said by validators written in Python, which may like another value better."""
+    return all(problem["type"] in ("value_error", "assertion_error") for problem in error.errors())
+
+
+_chat = _Cache(_build_chat)
+_json = _Cache(_build_json)

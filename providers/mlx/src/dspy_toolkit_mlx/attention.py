@@ -1,0 +1,343 @@
+"""Attention over a shared prefix and one tail per row, with the rows' tokens laid end to end.
+
+A step's tokens are given to the model as a batch of single tokens, whatever rows they belong to, so no row is padded:
+
+      rows      a: 1 token    b: 4 tokens         c: 1 token
+      model     [a0]          [b0] [b1] [b2] [b3] [c0]            shape (6, 1)
+
+Everything in a transformer but attention treats tokens alike, so only attention has to know better. Models of mlx-lm
+call `scaled_dot_product_attention`, imported by name from their base module; `hook` replaces that name with a function
+that sends our cache's layers here and everything else where it went before. Scores against a prefix are one matrix
+product for all rows that share it (Hydragen, arXiv 2402.05099), and the two softmaxes are joined by their maxima and
+sums, which is exact.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models import base
+
+__all__ = ["FlatLayer", "Plan", "PrefixGroup", "hook"]
+
+SHORT = 16
+"""Rows with at most this many tokens in a step are padded together for attention over tails; longer ones apart."""
+
+
+@dataclass(slots=True)
+class PrefixGroup:
+    """Tokens of a step (indices, or None for all) whose rows share a prefix of `length` tokens."""
+
+    prefix: list[Any]
+    length: int
+    tokens: mx.array | None
+
+
+@dataclass(slots=True)
+class _Block:
+    """Rows whose tails are attended to together: queries padded to `width` tokens a row."""
+
+    gather: mx.array | None
+    rows: mx.array | None
+    width: int
+    count: int
+    reach: mx.array
+    columns: int
+
+
+class Plan:
+    """Where the tokens of one step belong. Built once per step, used by every layer.
+
+    `lengths`, `tails`, `bases`: per row, the tokens of this step, those already in its tail, those in its prefix.
+    """
+
+    def __init__(self, lengths: list[int], tails: list[int], bases: list[int], prefixes: list[list[Any] | None]):
+        rows = len(lengths)
+        count = np.array(lengths)
+        row_of = np.repeat(np.arange(rows), count)
+        starts = np.cumsum(count) - count
+        inside = np.arange(len(row_of)) - starts[row_of]
+        position = np.array(tails)[row_of] + inside
+        self.size = len(row_of)
+        self.rows = rows
+        self.slots = mx.array(row_of)
+        self.positions = mx.array(position)
+        self.offsets = mx.array(position + np.array(bases)[row_of])
+        self.last = mx.array(starts + count - 1)
+        self.columns = int((np.array(tails) + count).max())
+        self.single = self.size == rows
+        self._blocks(count, starts, np.array(tails))
+        self._groups(row_of, bases, prefixes)
+        self._windows: dict[int, Any] = {}
+
+    def _blocks(self, count: np.ndarray, starts: np.ndarray, tails: np.ndarray) -> None:
+        short = count <= SHORT
+        self.blocks: list[_Block] = []
+        order = np.zeros(self.size, dtype=np.int64)
+        filled = 0
+        for rows, everyone in ((np.nonzero(short)[0], True), (np.nonzero(~short)[0], False)):
+            if not len(rows):
+                continue
+            width = int(count[rows].max())
+            lines = np.arange(self.rows) if everyone else rows
+            gather = starts[lines][:, None] + np.arange(width)[None, :]
+            real = np.arange(width)[None, :] < np.where(np.isin(lines, rows), count[lines], 0)[:, None]
+            order[gather[real]] = filled + np.nonzero(real.ravel())[0]
+            filled += real.size
+            reach = tails[lines][:, None] + np.arange(width)[None, :]
+            self.blocks.append(
+                _Block(
+                    gather=None if self.single else mx.array(np.where(real, gather, 0)),
+                    rows=None if everyone else mx.array(lines),
+                    width=width,
+                    count=len(lines),
+                    reach=mx.array(reach)[:, None, :, None],
+                    columns=int((tails + count)[rows].max()),
+                )
+            )
+        self.order = None if self.single else mx.array(order)
+
+    def _groups(self, row_of: np.ndarray, bases: list[int], prefixes: list[list[Any] | None]) -> None:
+        members: dict[int, list[int]] = {}
+        for row, prefix in enumerate(prefixes):
+            if prefix is not None:
+                members.setdefault(id(prefix), []).append(row)
+        self.groups: list[PrefixGroup] = []
+        order = np.zeros(self.size, dtype=np.int64)
+        filled = 1
+        for rows in members.values():
+            tokens = np.nonzero(np.isin(row_of, rows))[0]
+            everyone = len(tokens) == self.size
+            prefix = prefixes[rows[0]]
+            assert prefix is not None
+            self.groups.append(PrefixGroup(prefix, bases[rows[0]], None if everyone else mx.array(tokens)))
+            order[tokens] = filled + np.arange(len(tokens))
+            filled += len(tokens)
+        self.one_group = len(self.groups) == 1 and self.groups[0].tokens is None
+        self.group_order = None if self.one_group else mx.array(order)
+
+    def tail_mask(self, index: int, window: int | None) -> mx.array:
+        """Which tail columns each query of a block sees: (rows, 1, width, columns), True where it does."""
+        key = (index, window)
+        if key not in self._windows:
+            block = self.blocks[index]
+            columns = mx.arange(block.columns)
+            mask = columns <= block.reach
+            if window is not None:
+                mask = mask & (columns > block.reach - window)
+            self._windows[key] = mask
+        return self._windows[key]
+
+    def prefix_mask(self, group: PrefixGroup, window: int) -> mx.array:
+        """Which prefix columns each token of a group sees through a window: (1, 1, tokens, prefix)."""
+        key = (id(group), window)
+        if key not in self._windows:
+            offsets = self.offsets if group.tokens is None else self.offsets[group.tokens]
+            self._windows[key] = mx.arange(group.length)[None] > offsets[:, None] - window
+        return self._windows[key]
+
+
+class FlatLayer:
+    """One attention layer's tails, for all running rows: keys and values of shape (slots, heads, capacity, size).
+
+    Takes the place of a cache in calls of the model. Row r of the batch is slot r. `window` is the sliding window in
+    tokens, or None. `layer` is this layer's place in a prefix.
+    """
+
+    def __init__(self, layer: int, window: int | None):
+        self.layer = layer
+        self.window = window
+        self.plan: Plan | None = None
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+
+    @property
+    def offset(self) -> mx.array:
+        assert self.plan is not None
+        return self.plan.offsets
+
+    def make_mask(self, *_: Any, **__: Any) -> None:
+        """Masks are made in `attend`, which knows the rows."""
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        return [] if self.keys is None or self.values is None else [self.keys, self.values]
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        plan = self.plan
+        assert plan is not None
+        self.keys = self._room(self.keys, keys, plan)
+        self.values = self._room(self.values, values, plan)
+        self.keys[plan.slots, :, plan.positions] = keys[:, :, 0]
+        self.values[plan.slots, :, plan.positions] = values[:, :, 0]
+        return keys, values
+
+    @staticmethod
+    def _room(held: mx.array | None, new: mx.array, plan: Plan) -> mx.array:
+        heads, size = new.shape[1], new.shape[3]
+        slots, capacity = (0, 0) if held is None else (held.shape[0], held.shape[2])
+        if slots >= plan.rows and capacity >= plan.columns:
+            assert held is not None
+            return held
+        more_slots = max(slots, plan.rows)
+        more_columns = max(capacity, -(-max(plan.columns, 1) // 64) * 64)
+        if held is None:
+            return mx.zeros((more_slots, heads, more_columns, size), new.dtype)
+        return mx.pad(held, [(0, more_slots - slots), (0, 0), (0, more_columns - capacity), (0, 0)])
+
+    def move(self, source: mx.array, target: mx.array) -> None:
+        """Copy the tails of some slots over those of others."""
+        if self.keys is not None and self.values is not None:
+            self.keys[target] = self.keys[source]
+            self.values[target] = self.values[source]
+
+    def clear(self) -> None:
+        self.keys = self.values = None
+
+    def attend(self, queries: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
+        """Attention of a step's tokens: queries (tokens, heads, 1, size) to outputs of the values' size."""
+        plan = self.plan
+        assert plan is not None
+        flat = queries[:, :, 0]
+        if not plan.groups and sinks is None:
+            return self._tails_only(flat, scale)[:, :, None]
+        tail, top, total = self._tails(flat * scale)
+        if plan.groups:
+            out, peak, mass = self._prefixes(flat * scale)
+            most = mx.maximum(top, peak)
+            a, b = mx.exp(top - most), mx.exp(peak - most)
+            tail, total, top = tail * a + out * b, total * a + mass * b, most
+        if sinks is not None:
+            total = total + mx.exp(sinks[None, :, None] - top)
+        return (tail / total).astype(queries.dtype)[:, :, None]
+
+    def _operands(self, block: _Block) -> tuple[mx.array, mx.array]:
+        assert self.keys is not None
+        assert self.values is not None
+        if block.rows is None:
+            return self.keys[: block.count, :, : block.columns], self.values[: block.count, :, : block.columns]
+        return self.keys[block.rows, :, : block.columns], self.values[block.rows, :, : block.columns]
+
+    def _block_queries(self, flat: mx.array, block: _Block) -> mx.array:
+        if block.gather is None:
+            return flat[:, :, None]
+        return flat[block.gather].transpose(0, 2, 1, 3)
+
+    def _order(self, parts: list[mx.array]) -> mx.array:
+        plan = self.plan
+        assert plan is not None
+        lines = [part.transpose(0, 2, 1, 3).reshape(-1, part.shape[1], part.shape[3]) for part in parts]
+        joined = lines[0] if len(lines) == 1 else mx.concatenate(lines)
+        return joined if plan.order is None else joined[plan.order]
+
+    def _tails_only(self, flat: mx.array, scale: float) -> mx.array:
+        plan = self.plan
+        assert plan is not None
+        parts = []
+        for index, block in enumerate(plan.blocks):
+            keys, values = self._operands(block)
+            mask = plan.tail_mask(index, self.window)
+            queries = self._block_queries(flat, block)
+            parts.append(mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask))
+        return self._order(parts)
+
+    def _tails(self, flat: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        plan = self.plan
+        assert plan is not None
+        parts: list[list[mx.array]] = [[], [], []]
+        for index, block in enumerate(plan.blocks):
+            keys, values = self._operands(block)
+            queries = self._block_queries(flat, block)
+            found = _partial(queries, keys, values, plan.tail_mask(index, self.window))
+            for part, value in zip(parts, found, strict=True):
+                part.append(value)
+        out, top, total = (self._order(part) for part in parts)
+        return out, top, total
+
+    def _prefixes(self, flat: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        plan = self.plan
+        assert plan is not None
+        outs, tops, totals = [], [], []
+        for group in plan.groups:
+            keys, values = group.prefix[self.layer]
+            queries = flat if group.tokens is None else flat[group.tokens]
+            mask = None
+            if self.window is not None:
+                mask = plan.prefix_mask(group, self.window)[None, None]
+            out, top, total = _partial(queries.transpose(1, 0, 2)[None], keys, values, mask)
+            outs.append(out[0].transpose(1, 0, 2))
+            tops.append(top[0].transpose(1, 0, 2))
+            totals.append(total[0].transpose(1, 0, 2))
+        if plan.one_group:
+            return outs[0], tops[0], totals[0]
+        nothing = mx.zeros((1, *outs[0].shape[1:]), outs[0].dtype)
+        none = mx.zeros((1, *tops[0].shape[1:]), tops[0].dtype)
+        order = plan.group_order
+        return (
+            mx.concatenate([nothing, *outs])[order],
+            mx.concatenate([none - 1e30, *tops])[order],
+            mx.concatenate([none, *totals])[order],
+        )
+
+
+def _partial(
+    queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Attention without the division: (sum of weights times values, maximum of the scores, sum of the weights).
+
+    Queries (batch, heads, tokens, size) come scaled; keys and values have as many heads or a divisor of them.
+    """
+    batch, heads, tokens, size = queries.shape
+    groups = keys.shape[1]
+    folded = queries.reshape(batch, groups, -1, size)
+    scores = (folded @ keys.swapaxes(-1, -2)).astype(mx.float32)
+    if mask is not None:
+        lines = scores.reshape(batch, groups, heads // groups, tokens, -1)
+        scores = mx.where(mask[:, :, None], lines, -1e30).reshape(scores.shape)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = mx.exp(scores - top)
+    if mask is not None:
+        weights = mx.where(scores > -1e29, weights, 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = (weights.astype(values.dtype) @ values).astype(mx.float32)
+    shape = (batch, heads, tokens)
+    return out.reshape(*shape, -1), top.reshape(*shape, 1), total.reshape(*shape, 1)
+
+
+_original: Callable[..., mx.array] = base.scaled_dot_product_attention
+
+
+def _dispatch(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    cache: Any,
+    scale: float,
+    mask: Any,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    if isinstance(cache, FlatLayer):
+        return cache.attend(queries, scale, sinks)
+    return _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+
+
+def hook(model: Any) -> bool:
+    """Let the attention of `model` use FlatLayer caches; False if none of its modules calls mlx-lm's attention.
+
+    Sets a name in modules of mlx-lm for the whole process; other caches are served as before.
+    """
+    found = False
+    for module in {type(part).__module__ for part in model.modules()}:
+        namespace = sys.modules[module]
+        current = getattr(namespace, "scaled_dot_product_attention", None)
+        if current is _original:
+            namespace.scaled_dot_product_attention = _dispatch  # type: ignore[attr-defined]
+        found = found or current in (_original, _dispatch)
+    return found

@@ -1,0 +1,323 @@
+"""The engine: one thread that owns MLX, a queue into it, and DSPy's engine contract on top.
+
+    any thread       complete / stream / submit  ->  Prepared  ->  Ticket (future)
+    engine thread    load -> self-check -> ( drain, admit, build a prefix chunk, step, resolve )*  -> free
+
+Only Python numbers and strings leave the thread; arrays never do, for MLX's streams are thread-local.
+"""
+
+import asyncio
+import atexit
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from dspy.lm15 import (
+    InvalidRequestError,
+    LM15Error,
+    Request,
+    Response,
+    ServerError,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    StreamStartEvent,
+)
+
+from dspy_toolkit.errors import GrammarError, ModelError
+from dspy_toolkit_mlx.answer import delta, response, usage
+from dspy_toolkit_mlx.loop import EngineLoop, EngineOptions, Inbox
+from dspy_toolkit_mlx.sequence import Sequence
+from dspy_toolkit_mlx.stats import EngineStats
+
+__all__ = ["AsyncMLXEngine", "MLXEngine", "Ticket"]
+
+log = logging.getLogger(__name__)
+
+Load = Callable[[], tuple[Any, Any]]
+
+_engines: "weakref.WeakSet[MLXEngine]" = weakref.WeakSet()
+
+
+class Ticket:
+    """A request that was handed in. `future` resolves to its finished Sequence, or to a `dspy.lm15` error."""
+
+    def __init__(self, sequence: Sequence):
+        self.sequence = sequence
+        self.future: Future[Sequence] = Future()
+
+    def cancel(self) -> None:
+        """Ask for an end; the engine drops the request before its next step and the future is cancelled."""
+        self.sequence.cancelled = True
+
+
+class MLXEngine:
+    """A DSPy engine (`dspy.LM(model, engine=MLXEngine(...), async_engine=AsyncMLXEngine(...))`) over one MLX model.
+
+    `load` returns (model, mlx-lm TokenizerWrapper); it is called on the engine's own thread, at `start` or at the first
+    request, and again after an idle unload. `name` is the model string; it goes into responses and saved state.
+    `max_rows` requests run at once; `max_kv_bytes` bounds keys, values and prefixes (default: read from the machine).
+    `max_context` overrides the model's own context length. `default_max_tokens` applies to requests without one.
+    `deterministic` runs one row at a time, so that a text never depends on its neighbours, not even in the last bit.
+    `idle_seconds` unloads the model after so long without a request (None: never). `check` runs `check_integrity`
+    after every step (for tests).
+
+    Thread-safe. Raises `dspy.lm15` errors from requests and ModelError from `start`.
+    """
+
+    supports_grammar = True
+    supports_response_schema = True
+    supports_function_calling = False
+    supports_reasoning = False
+    supported_params = (
+        "temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "response_format", "logprobs",
+        "presence_penalty", "frequency_penalty", "logit_bias", "metadata", "n",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        name: str,
+        max_rows: int = 64,
+        max_kv_bytes: int | None = None,
+        max_context: int | None = None,
+        default_max_tokens: int = 1024,
+        prefill_chunk: int = 512,
+        burst_window: float = 0.002,
+        deterministic: bool = False,
+        idle_seconds: float | None = None,
+        check: bool = False,
+    ):
+        self.name = name
+        self.options = EngineOptions(
+            max_rows=1 if deterministic else max_rows,
+            max_kv_bytes=max_kv_bytes,
+            max_context=max_context,
+            default_max_tokens=default_max_tokens,
+            prefill_chunk=prefill_chunk,
+            burst_window=burst_window,
+            idle_seconds=idle_seconds,
+            check=check,
+        )
+        self._load = load
+        self._lock = threading.Lock()
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loaded: Future[EngineLoop] = Future()
+        self._wanted = threading.Event()
+        self._error: BaseException | None = None
+        self._closed = False
+        self._stats = EngineStats()
+        _engines.add(self)
+
+    def start(self) -> None:
+        """Load the model now instead of at the first request. Raises ModelError when it cannot be loaded."""
+        self._ready()
+
+    def submit(self, request: Request, *, emit: Callable[[str], None] | None = None) -> Ticket:
+        """Hand a request in. `emit` is called on the engine thread with each piece of text: be quick, never block."""
+        while True:
+            loop = self._ready()
+            try:
+                ticket = Ticket(loop.sequence(request, emit))
+            except GrammarError as error:
+                self._stats.count(refused=1)
+                raise InvalidRequestError(str(error)) from error
+            except LM15Error:
+                self._stats.count(refused=1)
+                raise
+            if loop.register(ticket):
+                self._stats.count(submitted=1)
+                return ticket
+            time.sleep(0.001)  # it is just unloading or dying; the next look loads it again or says why not
+
+    def complete(self, request: Request) -> Response:
+        """Run a request to its end. Ctrl-C cancels it."""
+        ticket = self.submit(request)
+        try:
+            return response(request, ticket.future.result())
+        except BaseException:
+            ticket.cancel()
+            raise
+
+    def stream(self, request: Request) -> Iterator[Any]:
+        """Yield one start event, text deltas as they are decoded, one end event. Closing the iterator cancels."""
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        ticket = self.submit(request, emit=pieces.put)
+        ticket.future.add_done_callback(lambda _: pieces.put(None))
+        try:
+            yield StreamStartEvent(id=f"mlx-{ticket.sequence.id}", model=request.model)
+            while (piece := pieces.get()) is not None:
+                yield StreamDeltaEvent(delta(piece))
+            sequence = ticket.future.result()
+            yield StreamEndEvent(finish_reason=sequence.finish_reason, usage=usage(sequence))  # type: ignore[arg-type]
+        finally:
+            ticket.cancel()
+
+    def stats(self) -> dict[str, Any]:
+        """What the engine has done and holds, as plain numbers; see EngineStats for the meaning of each."""
+        return self._stats.snapshot()
+
+    def health(self) -> dict[str, Any]:
+        """`{"alive", "loaded", "closed", "restarts", "error"}`; `alive` is False after the thread has died for good."""
+        return {
+            "alive": not self._closed and self._error is None,
+            "loaded": self._loaded.done() and self._loaded.exception() is None,
+            "closed": self._closed,
+            "restarts": self._stats.restarts,
+            "error": None if self._error is None else str(self._error),
+        }
+
+    def close(self) -> None:
+        """Stop, fail what waits, and free the model in the engine thread. May be called twice."""
+        with self._lock:
+            self._closed = True
+            self._wanted.set()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            self._inbox.put(None)
+            thread.join()
+
+    def dump_state(self) -> dict[str, Any]:
+        """What a saved program says about its engine: the model string, which holds revision and quantization."""
+        return {"model": self.name}
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> "MLXEngine":
+        """The engine of a saved model string, shared with others of the same name."""
+        from dspy_toolkit_mlx.provider import connect
+
+        return connect(state["model"]).engine
+
+    def __enter__(self) -> "MLXEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ready(self) -> EngineLoop:
+        """The loaded engine; loads it if need be. Raises what loading raised, or ServerError after close or death."""
+        with self._lock:
+            if self._closed:
+                raise ServerError(f"The engine of {self.name} is closed.")
+            if self._error is not None:
+                raise ServerError(f"The engine of {self.name} has stopped: {self._error}")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"mlx-engine-{self.name}", daemon=True)
+                self._thread.start()
+            self._wanted.set()
+            loaded = self._loaded
+        return loaded.result()
+
+    def _run(self) -> None:
+        """The engine thread: load when somebody asks, serve, free; once more after a death."""
+        while True:
+            self._wanted.wait()
+            if self._closed:
+                break
+            died = self._serve()
+            if died is not None:
+                with self._lock:
+                    if self._stats.restarts >= 1:
+                        self._error = died
+                        break
+                    self._stats.restarts += 1
+        with self._lock:
+            self._loaded.set_exception(ServerError(f"The engine of {self.name} has stopped."))
+
+    def _serve(self) -> BaseException | None:
+        """Load, serve until closed or idle, free; returns what killed it, if something did."""
+        try:
+            loop = EngineLoop(*self._load(), self.options, self._stats, self._inbox)
+        except BaseException as error:  # noqa: BLE001 - the callers' threads raise it
+            wrapped = error if isinstance(error, ModelError) else ModelError(f"{self.name} cannot be loaded: {error}")
+            wrapped.__cause__ = error if wrapped is not error else error.__cause__
+            self._renew().set_exception(wrapped)
+            return None
+        self._loaded.set_result(loop)
+        died: BaseException | None = None
+        try:
+            loop.run(lambda: self._closed)
+        except BaseException as error:
+            log.exception("The engine thread of %s died", self.name)
+            died = error
+        self._renew()
+        loop.abandon(died)
+        loop.free()
+        return died
+
+    def _renew(self) -> "Future[EngineLoop]":
+        """Make the next request load again; returns the future that earlier ones wait for."""
+        with self._lock:
+            loaded, self._loaded = self._loaded, Future()
+            if not self._closed:
+                self._wanted.clear()
+            return loaded
+
+
+class AsyncMLXEngine:
+    """The asynchronous twin of an engine; both drive the same thread and may be used at once."""
+
+    supports_grammar = True
+    supports_response_schema = True
+    supports_function_calling = MLXEngine.supports_function_calling
+    supports_reasoning = MLXEngine.supports_reasoning
+    supported_params = MLXEngine.supported_params
+
+    def __init__(self, engine: MLXEngine):
+        self.engine = engine
+
+    async def _submit(self, request: Request, emit: Callable[[str], None] | None = None) -> Ticket:
+        if self.engine.health()["loaded"]:
+            return self.engine.submit(request, emit=emit)
+        return await asyncio.to_thread(self.engine.submit, request, emit=emit)
+
+    async def complete(self, request: Request) -> Response:
+        """Run a request to its end; cancelling the task cancels the request."""
+        ticket = await self._submit(request)
+        try:
+            return response(request, await asyncio.wrap_future(ticket.future))
+        finally:
+            ticket.cancel()
+
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
+        """As MLXEngine.stream."""
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def put(piece: str | None) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        ticket = await self._submit(request, put)
+        ticket.future.add_done_callback(lambda _: put(None))
+        try:
+            yield StreamStartEvent(id=f"mlx-{ticket.sequence.id}", model=request.model)
+            while (piece := await pieces.get()) is not None:
+                yield StreamDeltaEvent(delta(piece))
+            sequence = ticket.future.result()
+            yield StreamEndEvent(finish_reason=sequence.finish_reason, usage=usage(sequence))  # type: ignore[arg-type]
+        finally:
+            ticket.cancel()
+
+    async def aclose(self) -> None:
+        """Close the engine that is shared with the synchronous side."""
+        await asyncio.to_thread(self.engine.close)
+
+    def dump_state(self) -> dict[str, Any]:
+        return self.engine.dump_state()
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> "AsyncMLXEngine":
+        return cls(MLXEngine.load_state(state))
+
+
+@atexit.register
+def _close_all() -> None:
+    """Free models before the interpreter tears MLX down under a running thread."""
+    for engine in list(_engines):
+        engine.close()

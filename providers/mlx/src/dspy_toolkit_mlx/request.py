@@ -1,0 +1,248 @@
+"""A DSPy request becomes prompt tokens and options. Runs in the caller's thread; refuses by name what it cannot do."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from dspy.lm15 import (
+    ContextLengthError,
+    InvalidRequestError,
+    Message,
+    Request,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolResultPart,
+    UnsupportedFeatureError,
+)
+
+from dspy_toolkit_mlx.grammar import GrammarSource
+from dspy_toolkit_mlx.sequence import Sampling
+
+__all__ = ["METADATA", "Prepared", "PromptRenderer", "read_options"]
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError("a boolean")
+    return float(value)
+
+
+def _integer(value: Any) -> int:
+    number = _number(value)
+    if number != int(number):
+        raise ValueError("not whole")
+    return int(number)
+
+
+def _bias(value: Any) -> dict[int, float]:
+    pairs = json.loads(value) if isinstance(value, str) else value
+    return {int(token): _number(bias) for token, bias in dict(pairs).items()}
+
+
+METADATA: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] = {
+    "min_p": (_number, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+    "repetition_penalty": (_number, lambda v: v > 0, "a number above 0"),
+    "repetition_context": (_integer, lambda v: v > 0, "a whole number above 0"),
+    "logit_bias": (
+        _bias,
+        lambda v: all(-100 <= b <= 100 for b in v.values()),
+        "{token id: bias from -100 to 100}",
+    ),
+    "rollout_id": (_integer, lambda v: v >= 0, "a whole number from 0"),
+    "timeout": (_number, lambda v: v > 0, "seconds above 0"),
+}
+"""Options that travel in `metadata`, for DSPy's requests have no field for them: reader, check, what is expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What the engine runs: tokens and options. `deadline` is on the clock of time.monotonic."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    max_tokens: int
+    stop: tuple[str, ...]
+    grammar: GrammarSource | None
+    deadline: float | None
+
+
+def read_options(request: Request) -> tuple[dict[str, Any], GrammarSource | None]:
+    """Return the options outside the typed fields, checked, and the grammar. Raises InvalidRequestError by name."""
+    extensions = dict(request.config.extensions or {})
+    metadata = dict(extensions.pop("metadata", None) or {})
+    if "logit_bias" in extensions:
+        metadata["logit_bias"] = extensions.pop("logit_bias")
+    grammar = _grammar(metadata.pop("grammar", None), request.config.response_format)
+    options: dict[str, Any] = {}
+    for name, value in {**extensions, **metadata}.items():
+        if name not in METADATA or name in extensions:
+            close = get_close_matches(name, METADATA, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise InvalidRequestError(
+                f"Unknown option {name!r}.{hint} Known options in metadata: grammar, {', '.join(sorted(METADATA))}."
+            )
+        read, check, expected = METADATA[name]
+        try:
+            options[name] = read(value)
+            good = check(options[name])
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise InvalidRequestError(f"The option {name!r} is {value!r}; expected {expected}.")
+    return options, grammar
+
+
+def _grammar(given: Any, response_format: Mapping[str, Any] | None) -> GrammarSource | None:
+    if given is not None:
+        if not isinstance(given, Mapping) or not isinstance(given.get("lark"), str):
+            raise InvalidRequestError("The option 'grammar' must be {'lark': <grammar>, 'minimal': <shortest answer>}.")
+        return GrammarSource.lark(given["lark"], given.get("minimal"))
+    if response_format is None:
+        return None
+    if response_format["type"] == "json_object":
+        return GrammarSource.json_schema({"type": "object"})
+    return GrammarSource.json_schema(response_format["schema"])
+
+
+class PromptRenderer:
+    """Turns messages into tokens with one tokenizer's chat template. Safe to call from any thread.
+
+    `context` is the model's context length in tokens. `encode` turns text into tokens, special tokens included.
+    """
+
+    def __init__(
+        self,
+        apply_template: Callable[..., str],
+        encode: Callable[[str], list[int]],
+        *,
+        context: int,
+        default_max_tokens: int,
+        vocab_size: int,
+    ):
+        self._apply = apply_template
+        self._encode = encode
+        self.context = context
+        self._default_max_tokens = default_max_tokens
+        self._vocab_size = vocab_size
+
+    def prepare(self, request: Request) -> Prepared:
+        """Raises ContextLengthError, InvalidRequestError or UnsupportedFeatureError; computes nothing on a device."""
+        options, grammar = read_options(request)
+        config = request.config
+        for field in ("service_tier", "store", "probabilities"):
+            if getattr(config, field, None):
+                raise UnsupportedFeatureError(f"A local model has no {field}.", feature=f"config.{field}")
+        outside = [token for token in options.get("logit_bias", {}) if not 0 <= token < self._vocab_size]
+        if outside:
+            raise InvalidRequestError(f"logit_bias names token {outside[0]}; the vocabulary has {self._vocab_size}.")
+        prompt = self._prompt(request)
+        room = self.context - len(prompt)
+        if room < 1:
+            raise self._too_long(request, len(prompt))
+        seed = config.seed
+        if seed is None:
+            seed = secrets.randbits(63)
+        if "rollout_id" in options:
+            seed = (0 if config.seed is None else seed) * 1_000_003 + options["rollout_id"] + 1
+        return Prepared(
+            prompt=tuple(prompt),
+            sampling=Sampling(
+                temperature=config.temperature or 0.0,
+                top_p=1.0 if config.top_p is None else config.top_p,
+                top_k=config.top_k or 0,
+                min_p=options.get("min_p", 0.0),
+                repetition_penalty=options.get("repetition_penalty", 1.0),
+                repetition_context=options.get("repetition_context", 20),
+                presence_penalty=config.presence_penalty or 0.0,
+                frequency_penalty=config.frequency_penalty or 0.0,
+                logit_bias=options.get("logit_bias", {}),
+                seed=seed,
+                logprobs=config.logprobs,
+            ),
+            max_tokens=min(config.max_tokens or self._default_max_tokens, room),
+            stop=config.stop,
+            grammar=grammar,
+            deadline=time.monotonic() + options["timeout"] if "timeout" in options else None,
+        )
+
+    def _prompt(self, request: Request) -> list[int]:
+        messages = [_plain(message) for message in request.messages]
+        system = _system(request)
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        return self._encode(self._render(messages, request))
+
+    def _render(self, messages: list[dict[str, Any]], request: Request) -> str:
+        from jinja2 import TemplateError
+
+        options: dict[str, Any] = {}
+        if request.tools:
+            options["tools"] = [_tool(tool) for tool in request.tools]
+        if request.config.reasoning is not None:
+            options["enable_thinking"] = request.config.reasoning.effort != "off"
+        try:
+            return self._apply(messages, add_generation_prompt=True, tokenize=False, **options)
+        except TemplateError as error:
+            if messages[0]["role"] != "system" or len(messages) < 2 or messages[1]["role"] != "user":
+                raise InvalidRequestError(f"The model's chat template refuses these messages: {error}") from error
+        # Gemma's templates and a few others know no system role: the first user turn then carries it.
+        first = {"role": "user", "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
+        try:
+            return self._apply([first, *messages[2:]], add_generation_prompt=True, tokenize=False, **options)
+        except TemplateError as error:
+            raise InvalidRequestError(f"The model's chat template refuses these messages: {error}") from error
+
+    def _too_long(self, request: Request, total: int) -> ContextLengthError:
+        system = len(self._encode(_system(request)))
+        texts = [len(self._encode(_plain(message)["content"] or "")) for message in request.messages]
+        demonstrations, last = sum(texts[:-1]), texts[-1]
+        return ContextLengthError(
+            f"The prompt has {total} tokens; the model's context has {self.context} and one must be left to answer. "
+            f"System message: {system}, demonstrations and earlier turns: {demonstrations}, input: {last}."
+        )
+
+
+def _system(request: Request) -> str:
+    if request.system is None:
+        return ""
+    if isinstance(request.system, str):
+        return request.system
+    return "".join(_text(part, "system") for part in request.system)
+
+
+def _text(part: Any, where: str) -> str:
+    if isinstance(part, TextPart):
+        return part.text
+    raise UnsupportedFeatureError(f"{where}: this engine reads text, not {part.type}.", feature=where)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message as chat templates expect it."""
+    out: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
+    texts, calls = [], []
+    for part in message.parts:
+        if isinstance(part, ToolCallPart):
+            calls.append({"type": "function", "id": part.id, "function": {"name": part.name, "arguments": part.input}})
+        elif isinstance(part, ToolResultPart):
+            texts.append("".join(_text(inner, "messages") for inner in part.content))
+            out["name"] = part.name
+        elif isinstance(part, ThinkingPart):
+            out["reasoning_content"] = part.text
+        else:
+            texts.append(_text(part, "messages"))
+    out["content"] = "".join(texts)
+    if calls:
+        out["tool_calls"] = calls
+    return out
+
+
+def _tool(tool: Any) -> dict[str, Any]:
+    if tool.type != "function":
+        raise UnsupportedFeatureError(f"The tool {tool.name!r} is not a function.", feature="tools")
+    function = {"name": tool.name, "description": tool.description or "", "parameters": tool.parameters}
+    return {"type": "function", "function": function}

@@ -1,0 +1,143 @@
+"""From logits to tokens, all rows of a step at once, each row by its own options and its own noise.
+
+Randomness is Gumbel noise keyed by (seed, index of the token in the answer): the same request draws the same noise
+whatever else is in the batch, and argmax(logits / T + noise) is an exact sample of softmax(logits / T).
+"""
+
+from collections.abc import Sequence as Rows
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from dspy_toolkit_mlx.sequence import Sampling, Sequence, TokenChoice
+
+__all__ = ["Sampler", "noise_keys"]
+
+_MASK64 = (1 << 64) - 1
+
+
+def _mix(value: int) -> int:
+    """One round of splitmix64 (Steele, Lea and Flood, 2014): neighbouring inputs give unrelated outputs."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return value ^ (value >> 31)
+
+
+def noise_keys(pairs: Rows[tuple[int, int]]) -> mx.array:
+    """Keys (uint32, one row of two per pair) for pairs of (seed, token index)."""
+    mixed = np.array([_mix(_mix(seed & _MASK64) ^ index) for seed, index in pairs], dtype=np.uint64)
+    return mx.array(mixed.view(np.uint32).reshape(-1, 2))
+
+
+class Sampler:
+    """Chooses the tokens of one model's steps. Belongs to the engine thread."""
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size = vocab_size
+        self.mask_words = (vocab_size + 31) // 32
+        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+        self._table = mx.array(np.where(bits == 1, 0.0, -np.inf).astype(np.float32))
+        self._noise = mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))
+
+    def mask(self, logits: mx.array, bitmask: NDArray[np.int32]) -> mx.array:
+        """Set what the mask (one bit per token, set means allowed) forbids to minus infinity; works on any backend."""
+        added = self._table[mx.array(bitmask.view(np.uint8))].reshape(bitmask.shape[0], -1)
+        width = added.shape[1]
+        if width < self.vocab_size:
+            added = mx.pad(added, [(0, 0), (0, self.vocab_size - width)], constant_values=-float("inf"))
+        return logits + added[:, : self.vocab_size]
+
+    def choose(
+        self, logits: mx.array, rows: Rows[Sequence], bitmask: NDArray[np.int32] | None = None
+    ) -> list[TokenChoice]:
+        """Choose a token per row of `logits` (rows, vocabulary); `bitmask` (rows, words). Waits for the device."""
+        logits = logits.astype(mx.float32)
+        raw = logits
+        logits = self._adjust(logits, rows)
+        if bitmask is not None:
+            logits = self.mask(logits, bitmask)
+        if any(row.sampling.temperature > 0 for row in rows):
+            logits = self._randomize(logits, rows)
+        tokens = mx.argmax(logits, axis=-1)
+        if all(row.sampling.logprobs is None for row in rows):
+            return [TokenChoice(token, 0.0) for token in tokens.tolist()]
+        return self._measure(raw, tokens, rows)
+
+    def _adjust(self, logits: mx.array, rows: Rows[Sequence]) -> mx.array:
+        for index, row in enumerate(rows):
+            sampling = row.sampling
+            if not sampling.logit_bias and not sampling.penalized:
+                continue
+            line = logits[index]
+            if sampling.penalized:
+                line = self._penalize(line, row)
+            if sampling.logit_bias:
+                where = mx.array(list(sampling.logit_bias))
+                line[where] = line[where] + mx.array(list(sampling.logit_bias.values()))
+            logits[index] = line
+        return logits
+
+    @staticmethod
+    def _penalize(line: mx.array, row: Sequence) -> mx.array:
+        sampling = row.sampling
+        if sampling.repetition_penalty != 1.0:
+            context = sampling.repetition_context
+            recent = [*row.prompt[-context:], *row.tokens][-context:]
+            where = mx.array(sorted(set(recent)))
+            seen = line[where]
+            penalty = sampling.repetition_penalty
+            line[where] = mx.where(seen < 0, seen * penalty, seen / penalty)
+        if row.tokens and (sampling.presence_penalty or sampling.frequency_penalty):
+            unique, counts = np.unique(np.array(row.tokens), return_counts=True)
+            where = mx.array(unique)
+            line[where] = line[where] - (
+                sampling.presence_penalty + sampling.frequency_penalty * mx.array(counts.astype(np.float32))
+            )
+        return line
+
+    def _randomize(self, logits: mx.array, rows: Rows[Sequence]) -> mx.array:
+        options = [row.sampling for row in rows]
+        hot = mx.array([[o.temperature > 0] for o in options])
+        cold = mx.array([[o.temperature if o.temperature > 0 else 1.0] for o in options])
+        shaped = _truncate(logits / cold, options)
+        noise = self._noise(noise_keys([(row.sampling.seed, row.sampled) for row in rows]))
+        return mx.where(hot, shaped + noise, logits)
+
+    @staticmethod
+    def _measure(raw: mx.array, tokens: mx.array, rows: Rows[Sequence]) -> list[TokenChoice]:
+        logprobs = raw - mx.logsumexp(raw, axis=-1, keepdims=True)
+        chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
+        width = max(row.sampling.logprobs or 0 for row in rows)
+        best = mx.argsort(-logprobs, axis=-1)[:, :width] if width else None
+        values = mx.take_along_axis(logprobs, best, axis=-1) if best is not None else None
+        lines = zip(tokens.tolist(), chosen.tolist(), strict=True)
+        tops = best.tolist() if best is not None else [[]] * len(rows)
+        scores = values.tolist() if values is not None else [[]] * len(rows)
+        return [
+            TokenChoice(token, logprob, tuple(zip(tops[i], scores[i], strict=True))[: rows[i].sampling.logprobs or 0])
+            for i, (token, logprob) in enumerate(lines)
+        ]
+
+
+def _truncate(scaled: mx.array, options: Rows[Sampling]) -> mx.array:
+    """Apply top_k, top_p and min_p per row, in mlx-lm's order (top_p, min_p, top_k), to temperature-scaled logits."""
+    vocab = scaled.shape[-1]
+    if any(o.top_p < 1.0 for o in options):
+        order = mx.argsort(-scaled, axis=-1)
+        probs = mx.softmax(mx.take_along_axis(scaled, order, axis=-1), axis=-1, precise=True)
+        before = mx.cumsum(probs, axis=-1) - probs
+        keep = before < mx.array([[o.top_p if 0 < o.top_p < 1.0 else 2.0] for o in options])
+        keep[:, 0] = True
+        back = mx.put_along_axis(mx.zeros(keep.shape, mx.bool_), order, keep, axis=-1)
+        scaled = mx.where(back, scaled, -mx.inf)
+    if any(o.min_p > 0 for o in options):
+        floor = mx.max(scaled, axis=-1, keepdims=True) + mx.log(mx.array([[max(o.min_p, 1e-30)] for o in options]))
+        used = mx.array([[o.min_p > 0] for o in options])
+        scaled = mx.where(used & (scaled < floor), -mx.inf, scaled)
+    if any(o.top_k > 0 for o in options):
+        ranked = mx.sort(scaled, axis=-1)
+        at = mx.array([[vocab - min(o.top_k, vocab) if o.top_k > 0 else 0] for o in options])
+        scaled = mx.where(scaled < mx.take_along_axis(ranked, at, axis=-1), -mx.inf, scaled)
+    return scaled

@@ -1,0 +1,247 @@
+"""Who runs next: plain Python over token ids and counts, no array library.
+
+A sequence waits until the prefix it shares with others (running, waiting or gone) is computed, then joins the running
+rows with the rest of its prompt. One prefix is built at a time, a chunk between two steps of the rows.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dspy_toolkit_mlx.prefix import Node, PrefixTree
+from dspy_toolkit_mlx.sequence import Sequence
+
+__all__ = ["Build", "Entry", "Limits", "Scheduler"]
+
+GAIN = 64
+"""Tokens that sharing must save (length times the other prompts that came through) before a prefix is built for it."""
+ALONE = 32
+"""Tokens from which a prompt that shares nothing yet is kept for those to come, where states can be cut."""
+
+
+@dataclass(kw_only=True)
+class Limits:
+    """What the machine and the model allow. Bytes are of keys, values and states.
+
+    `rows` run at once at most. `age` is the time in seconds after which a waiting sequence goes before all others.
+    `chunk` is how many tokens of a prefix are computed between two steps.
+    """
+
+    rows: int = 64
+    bytes: int = 1 << 40
+    bytes_per_token: int = 0
+    bytes_per_row: int = 0
+    chunk: int = 512
+    age: float = 2.0
+
+
+@dataclass(eq=False)
+class Entry:
+    """A sequence's place in the queue, then among the rows. `base` is the pinned prefix that it runs behind."""
+
+    sequence: Sequence
+    leaf: Node
+    base: Node | None = None
+    covered: int = 0
+    version: int = -1
+    target: Node | None = None
+
+    @property
+    def tail(self) -> int:
+        """Tokens that the row may hold behind its prefix."""
+        start = len(self.sequence.prompt) - (self.base or self.target or self.leaf).depth
+        return start + self.sequence.max_tokens
+
+
+@dataclass(eq=False)
+class Build:
+    """A prefix being computed: `state` covers `done` of `tokens`, which end at `node`."""
+
+    node: Node
+    tokens: tuple[int, ...]
+    state: Any
+    done: int
+    source: Node
+
+    def chunk(self, size: int) -> tuple[int, ...]:
+        return self.tokens[self.done : self.done + size]
+
+
+class Scheduler:
+    """Owns the prefix tree and the order of sequences. `running` is in row order; the engine keeps it so by `leave`."""
+
+    def __init__(self, tree: PrefixTree, limits: Limits):
+        self.tree = tree
+        self.limits = limits
+        self.waiting: list[Entry] = []
+        self.running: list[Entry] = []
+        self.build: Build | None = None
+        self._version = 0
+
+    def add(self, sequence: Sequence) -> Entry:
+        """Queue a sequence. Its prompt but the last token (whose logits it needs) is what it can share."""
+        entry = Entry(sequence, self.tree.insert(sequence.prompt[:-1]))
+        self.tree.hold(entry.leaf)
+        self.waiting.append(entry)
+        self._version += 1
+        return entry
+
+    def fits_alone(self, sequence: Sequence) -> bool:
+        """Whether it could run on an empty machine."""
+        need = len(sequence.prompt) + sequence.max_tokens
+        return need * self.limits.bytes_per_token + self.limits.bytes_per_row <= self.limits.bytes
+
+    def admit(self, now: float) -> list[Entry]:
+        """Take the waiting entries that can join now, pin their prefixes, and move them to the end of `running`."""
+        joined: list[Entry] = []
+        for entry in self._order(now):
+            if len(self.running) >= self.limits.rows:
+                break
+            if not self._ready(entry):
+                if self._aged(entry, now):
+                    break
+                continue
+            if not self._room(entry):
+                break
+            assert entry.target is not None
+            entry.base = entry.target
+            entry.covered = entry.base.depth
+            self.tree.state(entry.base)
+            self.tree.pin(entry.base)
+            self.tree.release(entry.leaf)
+            self.running.append(entry)
+            joined.append(entry)
+        if joined:
+            gone = set(joined)
+            self.waiting = [entry for entry in self.waiting if entry not in gone]
+        return joined
+
+    def next_build(self, now: float) -> Build | None:
+        """The prefix to work on: the one begun, or the first that a waiting entry needs. None if none is needed."""
+        if self.build is not None:
+            return self.build
+        for entry in self._order(now):
+            if self._ready(entry):
+                continue
+            node = entry.target
+            assert node is not None
+            if not self._room(entry, extra=node.depth * self.limits.bytes_per_token):
+                return None
+            source = self.tree.covered(node)
+            build = Build(node, node.tokens(), self.tree.state(source), source.depth, source)
+            self.tree.pin(source)
+            self.tree.hold(node)
+            self.build = build
+            return build
+        return None
+
+    def built(self, build: Build, state: Any, done: int, size: int) -> None:
+        """Record that a chunk is computed; a finished prefix goes into the tree."""
+        build.state, build.done = state, done
+        if done == build.node.depth:
+            self.abandon()
+            self.tree.store(build.node, state, size)
+            self._version += 1
+            self.tree.pin(build.node)
+            self.tree.trim()
+            self.tree.unpin(build.node)
+
+    def abandon(self) -> None:
+        """Forget the prefix that is being built."""
+        if self.build is not None:
+            self.tree.unpin(self.build.source)
+            self.tree.release(self.build.node)
+        self.build = None
+
+    def leave(self, entries: Iterable[Entry], order: list[int] | None = None) -> None:
+        """Remove entries, waiting or running. `order` gives the old index of each row that is left, in row order."""
+        gone = set(entries)
+        for entry in gone:
+            if entry.base is None:
+                self.tree.release(entry.leaf)
+            else:
+                self.tree.unpin(entry.base)
+                entry.base = None
+        if order is not None:
+            self.running = [self.running[index] for index in order]
+        self.waiting = [entry for entry in self.waiting if entry not in gone]
+        self._version += 1
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that the running rows may come to hold: every row as long as the longest, for so the tails are laid."""
+        if not self.running:
+            return 0
+        longest = max(entry.tail for entry in self.running)
+        return len(self.running) * (longest * self.limits.bytes_per_token + self.limits.bytes_per_row)
+
+    def _room(self, entry: Entry, extra: int = 0) -> bool:
+        """Whether one more row fits, after dropping prefixes that nobody uses."""
+        longest = max([entry.tail, *(other.tail for other in self.running)])
+        rows = (len(self.running) + 1) * (longest * self.limits.bytes_per_token + self.limits.bytes_per_row)
+        if rows + extra + self.tree.bytes <= self.limits.bytes:
+            return True
+        assert entry.target is not None
+        keep = self.tree.covered(entry.target)
+        self.tree.pin(keep)
+        self.tree.trim(max(0, self.limits.bytes - rows - extra))
+        self.tree.unpin(keep)
+        self._version += 1
+        return rows + extra + self.tree.bytes <= self.limits.bytes or not self.running
+
+    def _ready(self, entry: Entry) -> bool:
+        """Whether the state that the entry should run behind exists; decides which that is."""
+        if entry.version != self._version:
+            entry.target = self._target(entry.leaf)
+            entry.version = self._version
+        assert entry.target is not None
+        return self.tree.covered(entry.target) is entry.target
+
+    def _target(self, leaf: Node) -> Node:
+        covered = self.tree.covered(leaf)
+        path = list(leaf.path())
+        best = path[-1]
+        for node in reversed(path[:-1]):
+            if node.seen >= 2 and (node.depth - best.depth) * (node.seen - 1) >= GAIN:
+                best = node
+        if covered.depth - best.depth >= GAIN:
+            best = covered
+        rest = leaf.depth - max(best.depth, covered.depth)
+        alone = best.depth == 0 and self.tree.sliceable and rest >= ALONE
+        return leaf if alone or rest > self.limits.chunk else best
+
+    def _aged(self, entry: Entry, now: float) -> bool:
+        return now - entry.sequence.arrival > self.limits.age
+
+    def _order(self, now: float) -> list[Entry]:
+        """Aged entries by arrival; then those that can join, same and longest prefix first; then by arrival."""
+        used = {id(entry.base) for entry in self.running}
+
+        def rank(entry: Entry) -> tuple[Any, ...]:
+            if self._aged(entry, now):
+                return (0, entry.sequence.arrival)
+            ready = self._ready(entry)
+            assert entry.target is not None
+            node = entry.target
+            return (1, not ready, id(node) not in used, -node.depth, id(node), entry.sequence.arrival)
+
+        return sorted(self.waiting, key=rank)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless rows, pins and bytes agree."""
+        self.tree.check_integrity()
+        both = [*self.waiting, *self.running]
+        assert len(set(both)) == len(both), "an entry is listed twice"
+        assert len(self.running) <= self.limits.rows, "more rows than allowed"
+        pins: dict[int, int] = {}
+        for entry in self.running:
+            assert entry.base is not None, "a running row has no prefix node"
+            pins[id(entry.base)] = pins.get(id(entry.base), 0) + 1
+            assert entry.base.depth == 0 or entry.base.state is not None, "a running row's prefix is gone"
+            assert not entry.sequence.finished, "a finished row still runs"
+        for entry in self.waiting:
+            assert entry.base is None, "a waiting entry holds a prefix"
+        if self.build is not None:
+            pins[id(self.build.source)] = pins.get(id(self.build.source), 0) + 1
+        assert self.tree.pinned() == sum(pins.values()), "pins are miscounted"
+        assert self.tree.users() == len(self.waiting) + (self.build is not None), "holds are miscounted"
