@@ -6,13 +6,16 @@
 Importing this module imports LiteLLM, which takes seconds; nothing else in this package does.
 """
 
+# The handler's methods name the parameters they use, not all that LiteLLM passes:
+# pyright: reportIncompatibleMethodOverride=false
+
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import litellm  # noqa: TID253 - this module is the one that is about LiteLLM
+import litellm  # noqa: TID253 - this module is the one that is about LiteLLM, like those below
 from dspy.lm15 import (
     ContextLengthError,
     InvalidRequestError,
@@ -28,7 +31,9 @@ from dspy.lm15 import (
     Usage,
     request_from_openai_chat,
 )
-from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk
+from litellm import exceptions  # noqa: TID253
+from litellm.llms.custom_llm import CustomLLM  # noqa: TID253
+from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk  # noqa: TID253
 
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit_mlx.answer import response
@@ -48,8 +53,8 @@ _NOT_FOR_US = frozenset({"stream", "stream_options", "extra_body", "max_retries"
 def register(*models: str) -> "MLXLLMProvider":
     """Make LiteLLM know `mlx/...`; may be called again. Returns the handler in use.
 
-    LiteLLM believes a model to support tools and JSON schemas only if it knows it by name: the aliases and the models in
-    the hub's cache are made known, and `models`, further strings such as `mlx/<path>`. All cost nothing.
+    LiteLLM believes a model to support JSON schemas only if it knows it by name: the aliases and the models in the
+    hub's cache are made known, and `models`, further strings such as `mlx/<path>`. All cost nothing.
     """
     for item in litellm.custom_provider_map:
         if item["provider"] == PROVIDER and isinstance(item["custom_handler"], MLXLLMProvider):
@@ -60,7 +65,7 @@ def register(*models: str) -> "MLXLLMProvider":
         litellm.custom_provider_map.append({"provider": PROVIDER, "custom_handler": handler})
         litellm.utils.custom_llm_setup()
     known = {*(PREFIX + alias for alias in ALIASES), *local_models(), *models}
-    litellm.register_model({model: dict(_MODEL_INFO) for model in sorted(known)})
+    litellm.register_model({model: {**_MODEL_INFO} for model in sorted(known)})
     return handler
 
 
@@ -74,8 +79,11 @@ _MODEL_INFO = {
 }
 
 
-class MLXLLMProvider(litellm.CustomLLM):
-    """The handler that LiteLLM calls; `register` installs one. Holds nothing: the engines belong to the process."""
+class MLXLLMProvider(CustomLLM):
+    """The handler that LiteLLM calls; `register` installs one. Holds nothing: the engines belong to the process.
+
+    Its methods name the parameters they use; LiteLLM passes all by keyword.
+    """
 
     def completion(self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any) -> Any:
         """All `n` samples at once. Raises LiteLLM's errors."""
@@ -133,21 +141,24 @@ class _errors:  # noqa: N801 - used as a statement
             raise self._translated(error) from error
 
     def _translated(self, error: BaseException) -> Exception:
-        where = {"model": self.model, "llm_provider": PROVIDER}
-        text = str(error)
-        if isinstance(error, ContextLengthError):
-            return litellm.ContextWindowExceededError(text, **where)
-        if isinstance(error, RateLimitError):
-            return litellm.RateLimitError(text, **where)
-        if isinstance(error, TimeoutError):
-            return litellm.Timeout(text, **where)
-        if isinstance(error, UnsupportedFeatureError):
-            return litellm.UnsupportedParamsError(text, **where)
-        if isinstance(error, ToolkitError):
-            return litellm.NotFoundError(text, **where)
-        if isinstance(error, InvalidRequestError | ValueError | TypeError):
-            return litellm.BadRequestError(text, **where)
-        return litellm.InternalServerError(text, **where)
+        for ours, theirs in _ERRORS:
+            if isinstance(error, ours):
+                return theirs(message=str(error), model=self.model, llm_provider=PROVIDER)
+        raise AssertionError(error)
+
+
+# The first that fits. LiteLLM's clients retry the last kind, rate limits and timeouts, and give up on the others.
+_ERRORS: tuple[tuple[type[BaseException], Any], ...] = (
+    (ContextLengthError, exceptions.ContextWindowExceededError),
+    (RateLimitError, exceptions.RateLimitError),
+    (TimeoutError, exceptions.Timeout),
+    (UnsupportedFeatureError, exceptions.UnsupportedParamsError),
+    (ToolkitError, exceptions.NotFoundError),
+    (InvalidRequestError, exceptions.BadRequestError),
+    (ValueError, exceptions.BadRequestError),
+    (TypeError, exceptions.BadRequestError),
+    (LM15Error, exceptions.InternalServerError),
+)
 
 
 def _open(
@@ -163,9 +174,11 @@ def _open(
     request = _request(name, messages, params)
     requests = [request]
     for sample in range(1, samples):
-        extensions = dict(request.config.extensions or {})
+        extensions: dict[str, Any] = dict(request.config.extensions or {})
         if request.config.seed is not None:
-            extensions["metadata"] = {**extensions.get("metadata", {}), "rollout_id": sample}
+            metadata = extensions.get("metadata") or {}
+            rollout = int(metadata.get("rollout_id", 0)) * samples + sample
+            extensions["metadata"] = {**metadata, "rollout_id": rollout}
         requests.append(replace(request, config=replace(request.config, extensions=extensions or None)))
     return engine_for(name), requests
 
@@ -210,14 +223,16 @@ def _choice(answer: Response) -> dict[str, Any]:
     ]
     thought = "".join(part.text for part in answer.message.parts if part.type == "thinking")
     message: dict[str, Any] = {"role": "assistant", "content": answer.text or (None if calls else "")}
-    message |= {"tool_calls": calls} if calls else {}
-    message |= {"reasoning_content": thought} if thought else {}
+    if calls:
+        message["tool_calls"] = calls
+    if thought:
+        message["reasoning_content"] = thought
     choice: dict[str, Any] = {
         "message": message,
         "finish_reason": _FINISH.get(answer.finish_reason, answer.finish_reason),
     }
     if answer.logprobs is not None:
-        choice["logprobs"] = ChoiceLogprobs(content=[_logprob(token) for token in answer.logprobs])
+        choice["logprobs"] = ChoiceLogprobs.model_validate({"content": [_logprob(token) for token in answer.logprobs]})
     return choice
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit.errors import ModelError, SettingsError, closest_first
+from dspy_toolkit.errors import ModelError, closest_first
 from dspy_toolkit_mlx.engine import AsyncMLXEngine, MLXEngine
 from dspy_toolkit_mlx.models import ResolvedModel, load, resolve_model
 
@@ -29,7 +29,7 @@ def connect(model: str, **options: Any) -> dspy.LM:
     the same. The LM's model string is the resolved one: it changes with the content of the model, so DSPy's cache does
     not mix two revisions up.
 
-    Raises UnknownNameError and ModelError (see resolve_model), SettingsError for an engine option with a bad value.
+    Raises UnknownNameError and ModelError: see resolve_model and load.
     """
     engine_options = {name: options.pop(name) for name in sorted(ENGINE_OPTIONS & set(options))}
     resolved = resolve_model(model)
@@ -57,12 +57,7 @@ def _shared(resolved: ResolvedModel, options: dict[str, Any]) -> MLXEngine:
     with _lock:
         engine = _engines.get(key)
         if engine is None or not engine.health()["alive"]:
-            try:
-                engine = MLXEngine(partial(load, resolved), name=resolved.name, **options)
-            except (TypeError, ValueError) as error:
-                raise SettingsError(
-                    f"The engine options {options} of {resolved.name} cannot be used: {error}"
-                ) from error
+            engine = MLXEngine(partial(load, resolved), name=resolved.name, **options)
             _engines[key] = engine
         return engine
 
