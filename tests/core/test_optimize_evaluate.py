@@ -78,15 +78,15 @@ def test_a_metric_that_fails_on_a_row_is_in_the_table_with_the_row():
 
 def test_a_dead_lm_is_no_score():
     lm = ScriptedLM(lambda request: RuntimeError("the engine is gone"))
-    with pytest.raises(OptimizationError, match="All 3 rows failed.*the engine is gone"):
+    with pytest.raises(OptimizationError, match=r"All 3 rows failed.*the engine is gone"):
         evaluate(PROGRAM, rows(3), ExactMatch(), lm=lm)
-    with pytest.raises(OptimizationError, match="'scripted/test' stopped answering after .* the engine is gone"):
+    with pytest.raises(OptimizationError, match=r"'scripted/test' stopped answering after .* the engine is gone"):
         evaluate(PROGRAM, rows(500), ExactMatch(), lm=lm)
     assert lm.engine.calls <= 3 + DEAD_AFTER
 
 
 def test_a_metric_that_always_fails_is_no_score():
-    with pytest.raises(OptimizationError, match="All 3 rows failed.*MetricError: Row 1: .*returned 'good'"):
+    with pytest.raises(OptimizationError, match=r"All 3 rows failed.*MetricError: Row 1: .*returned 'good'"):
         evaluate(PROGRAM, rows(3), lambda gold, pred: "good", lm=answering(lambda question: True))
 
 

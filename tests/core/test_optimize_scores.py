@@ -40,7 +40,9 @@ def test_comparing_is_antisymmetric_in_what_it_counts(first, data):
 
 @pytest.mark.parametrize("size", [12, 30])
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says(size):
-    """Skewed and discrete, as scores are: a beta distribution in tenths, whose mean is estimated from a million draws."""
+    """Skewed and discrete, as scores are: a beta distribution in tenths, whose mean is estimated from a million
+    draws.
+    """
     source = random.Random(7)
     truth = sum(round(source.betavariate(1, 3), 1) for _ in range(200_000)) / 2_000
     trials = 100

@@ -54,7 +54,7 @@ class UnknownNameError(ToolkitError, LookupError):
         self.kind = kind
         self.name = name
         self.known = closest_first(name, known)
-        close = get_close_matches(name, self.known, n=1, cutoff=0.5)
+        close = _close(name, self.known, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         have = ", ".join(self.known) if self.known else "none"
         super().__init__(f"No {kind} named {name!r}.{hint} Available: {have}.{' ' + remedy if remedy else ''}")
@@ -119,5 +119,13 @@ class FingerprintError(BundleError):
 def closest_first(name: str, known: Iterable[str]) -> list[str]:
     """Sort `known` so that the names most like `name` come first; the rest alphabetically."""
     everything = sorted(set(known))
-    close = get_close_matches(name, everything, n=5, cutoff=0.4)
+    close = _close(name, everything, cutoff=0.4)
     return close + [other for other in everything if other not in close]
+
+
+def _close(name: str, known: Iterable[str], *, cutoff: float) -> list[str]:
+    # Who leaves the project out is compared without it: `rian` is close to `weather/rain`.
+    spoken: dict[str, list[str]] = {}
+    for other in known:
+        spoken.setdefault(other if "/" in name else other.rpartition("/")[2], []).append(other)
+    return [other for each in get_close_matches(name, spoken, n=5, cutoff=cutoff) for other in spoken[each]]

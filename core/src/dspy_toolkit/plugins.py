@@ -149,7 +149,7 @@ class PluginManager:
         try:
             module = load()
             self.register(module, project=record.name, distribution=record.distribution, version=record.version)
-        except Exception as error:  # whatever a stranger's module raises, the others go on
+        except (Exception, SystemExit) as error:  # whatever a stranger's module raises, the others go on
             if os.environ.get("DSPY_TOOLKIT_STRICT"):
                 raise
             return replace(record, error=_describe(error))
@@ -258,7 +258,7 @@ class PluginManager:
                         raise DuplicateNameError(f"{distribution} contributes the {_HOOKS[kind][1]} {name!r} twice.")  # noqa: TRY301
                     if kind is ProviderEntry and name in providers:
                         raise DuplicateNameError(_clash(name, providers[name], distribution, noun="provider"))  # noqa: TRY301
-            except Exception as error:  # whatever a stranger's hook raises, the others go on
+            except (Exception, SystemExit) as error:  # whatever a stranger's hook raises, the others go on
                 if os.environ.get("DSPY_TOOLKIT_STRICT"):
                     raise
                 self._records[key] = replace(self._records[key], error=_describe(error))
@@ -303,6 +303,6 @@ def _clash(name: str, *distributions: str, noun: str = "project") -> str:
     )
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import dspy
 from pydantic import Field
 
+from dspy_toolkit.optimize.data import signatures_of
 from dspy_toolkit.optimize.job import OptimizerJob
 
 __all__ = ["bootstrap"]
@@ -67,5 +68,5 @@ class _Bootstrap(dspy.BootstrapFewShot):
 
 def _labelled(program: dspy.Module, rows: list[dspy.Example]) -> bool:
     """Whether a row can be a demonstration as it is: it has every output field of every predictor."""
-    outputs = {name for _, predictor in program.named_predictors() for name in predictor.signature.output_fields}
+    outputs = {name for signature in signatures_of(program).values() for name in signature.output_fields}
     return all(outputs <= set(row.keys()) for row in rows)

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import dspy
 from dspy.adapters.utils import annotation_allows_none
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from dspy_toolkit.errors import DataError
 from dspy_toolkit.types import TaskData
 
-__all__ = ["Row", "Splits", "digest", "input_fields", "plain", "prepare", "row_digest", "to_examples"]
+__all__ = ["Row", "Splits", "digest", "input_fields", "plain", "prepare", "row_digest", "signatures_of", "to_examples"]
 
 Row = Mapping[str, Any] | dspy.Example
 
@@ -46,7 +46,7 @@ def input_fields(program: dspy.Module) -> dict[str, bool]:
     if named:
         return named
     own = getattr(program, "signature", None)
-    signatures = [own] if own is not None else [predictor.signature for _, predictor in program.named_predictors()]
+    signatures = [own] if own is not None else list(signatures_of(program).values())
     needed: dict[str, bool] = {}
     made: set[str] = set()
     for signature in signatures:
@@ -55,6 +55,11 @@ def input_fields(program: dspy.Module) -> dict[str, bool]:
                 needed.setdefault(name, info.is_required() and not annotation_allows_none(info.annotation))
         made.update(signature.output_fields)
     return needed
+
+
+def signatures_of(program: dspy.Module) -> dict[str, type[dspy.Signature]]:
+    """The signature of each predictor, by the predictor's name, in DSPy's order."""
+    return {name: cast(type[dspy.Signature], predictor.signature) for name, predictor in program.named_predictors()}
 
 
 def to_examples(rows: Iterable[Row], program: dspy.Module, *, name: str = "dataset") -> tuple[dspy.Example, ...]:

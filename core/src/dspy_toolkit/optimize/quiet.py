@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TextIO
+from typing import Any, TextIO
 
 __all__ = ["loud", "quiet"]
 
@@ -84,6 +84,6 @@ def loud() -> Iterator[None]:
         _muted.reset(token)
 
 
-def _unwrapped(stream: TextIO) -> TextIO:
+def _unwrapped(stream: Any) -> Any:
     # Somebody may have put their own stream in place meanwhile; that one stays.
     return stream._stream if isinstance(stream, _Filter) else stream

@@ -5,6 +5,8 @@ from typing import Any
 
 import dspy
 
+from dspy_toolkit.optimize.data import signatures_of
+
 __all__ = ["messages", "prompt_markdown"]
 
 
@@ -13,11 +15,12 @@ def messages(
 ) -> dict[str, list[dict[str, Any]]]:
     """Each predictor's messages for `inputs`. An input that only another predictor makes appears as `{its name}`."""
     adapter = adapter or dspy.ChatAdapter()
+    signatures = signatures_of(program)
     return {
         name: adapter.format(
-            signature=predictor.signature,
+            signature=signatures[name],
             demos=predictor.demos,
-            inputs={field: inputs.get(field, f"{{{field}}}") for field in predictor.signature.input_fields},
+            inputs={field: inputs.get(field, f"{{{field}}}") for field in signatures[name].input_fields},
         )
         for name, predictor in program.named_predictors()
     }

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from dspy_toolkit.errors import closest_first
+from dspy_toolkit.optimize.data import signatures_of
 
 __all__ = ["Shape", "differences", "shape_of"]
 
@@ -27,10 +28,10 @@ def shape_of(program: dspy.Module) -> Shape:
     """
     return {
         name: {
-            "inputs": {field: _type(info.annotation) for field, info in predictor.signature.input_fields.items()},
-            "outputs": {field: _type(info.annotation) for field, info in predictor.signature.output_fields.items()},
+            "inputs": {field: _type(info.annotation) for field, info in signature.input_fields.items()},
+            "outputs": {field: _type(info.annotation) for field, info in signature.output_fields.items()},
         }
-        for name, predictor in program.named_predictors()
+        for name, signature in signatures_of(program).items()
     }
 
 

@@ -11,26 +11,29 @@ from typing import Any
 
 import dspy
 from dspy.adapters.utils import serialize_for_json
+from dspy.utils.saving import get_dependency_versions
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from dspy_toolkit.errors import BundleError
+from dspy_toolkit.optimize.data import signatures_of
 
 __all__ = ["dump", "load"]
 
 
 def dump(program: dspy.Module) -> dict[str, Any]:
-    """The state as plain data. Raises BundleError naming the demonstration that JSON cannot hold."""
+    """The state as plain data, in the form of DSPy's own `save`, so that plain DSPy's `load` takes it too.
+
+    Raises BundleError naming the demonstration that JSON cannot hold.
+    """
     copy = program.deepcopy()
     copy.set_lm(None)
     state = copy.dump_state()
+    parts = _by_predictor(copy, state)
     for name, predictor in copy.named_predictors():
-        state[name] |= {
-            "traces": [],
-            "train": [],
-            "demos": [_plain_demo(demo, f"{name}, demonstration {n}") for n, demo in enumerate(predictor.demos, 1)],
-        }
-    return state
+        demos = [_plain_demo(demo, f"{name}, demonstration {n}") for n, demo in enumerate(predictor.demos, start=1)]
+        parts[name].update(traces=[], train=[], demos=demos)
+    return {**state, "metadata": {"dependency_versions": get_dependency_versions()}}
 
 
 def load(program: dspy.Module, state: Any) -> None:
@@ -40,20 +43,24 @@ def load(program: dspy.Module, state: Any) -> None:
     """
     if not isinstance(state, dict):
         raise BundleError("it is not a JSON object")
-    missing = [name for name, _ in program.named_predictors() if name not in state]
-    if missing:
-        raise BundleError(f"it holds no state for the predictor {missing[0]!r}")
-    for name, part in state.items():
-        if not isinstance(part, dict) or not isinstance(part.get("demos"), list):
+    state = {name: part for name, part in state.items() if name != "metadata"}
+    parts = _by_predictor(program, state)
+    for name, _ in program.named_predictors():
+        part = parts.get(name)
+        if not part:
+            raise BundleError(f"it holds no state for the predictor {name!r}")
+        demos = part.get("demos") if isinstance(part, dict) else None
+        if not isinstance(demos, list) or not all(isinstance(demo, dict) for demo in demos):
             raise BundleError(f"the state of {name!r} is not what DSPy saves")
         if part.get("lm") is not None:
-            raise BundleError(f"the state of the predictor {name!r} brings an LM, which a bundle must not")
+            raise BundleError(f"the state of {name!r} brings an LM, which a bundle must not")
     try:
-        program.load_state(dict(state))
+        program.load_state(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"DSPy cannot load the state: {type(error).__name__}: {error}") from error
-    for _, predictor in program.named_predictors():
-        fields = predictor.signature.fields
+    signatures = signatures_of(program)
+    for name, predictor in program.named_predictors():
+        fields = signatures[name].fields
         predictor.demos = [
             dspy.Example(
                 **{
@@ -63,6 +70,11 @@ def load(program: dspy.Module, state: Any) -> None:
             )
             for demo in predictor.demos
         ]
+
+
+def _by_predictor(program: dspy.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """A program that is one predictor has that predictor's state, without its name."""
+    return {"self": state} if isinstance(program, dspy.Predict) else state
 
 
 def _plain_demo(demo: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -67,12 +67,12 @@ def lm_cache(tmp_path: Path) -> Iterator[Path]:
 
     from dspy_toolkit.optimize.cache import configure_cache
 
-    before = vars(dspy).get("cache")  # looking it up as dspy.cache would make one in the home directory
+    before = dspy.__dict__.get("cache")  # looking it up as dspy.cache would make one in the home directory
     configure_cache(tmp_path / "lm-cache")
     yield tmp_path / "lm-cache"
-    vars(dspy).pop("cache").disk_cache.close()
+    dspy.__dict__.pop("cache").disk_cache.close()
     if before is not None:
-        vars(dspy)["cache"] = before
+        dspy.__dict__["cache"] = before
 
 
 @pytest.fixture

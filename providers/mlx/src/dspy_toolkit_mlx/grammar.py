@@ -21,8 +21,8 @@ from dspy_toolkit.errors import GrammarError
 __all__ = ["GrammarSource", "GrammarStore", "LLGuide", "Matcher"]
 
 _SUFFIX = re.compile(r'\b(?:suffix|stop)\s*=\s*("(?:[^"\\]|\\.)*")')
-_ENDS = frozenset('"]}')
-_GOES_ON = frozenset(',:" ')
+_CLOSERS = (frozenset('"'), frozenset('"]}'), frozenset('"]} \n\t'), frozenset('"]} \n\t,:'))
+_FIRST = frozenset(b'"]} \n\t,:')
 OVERRUN = 256
 """How many tokens past its budget an answer may take to end well-formed, before it is given up."""
 
@@ -108,22 +108,25 @@ class GrammarStore:
             start=tuple(start),
             markers=tuple(tuple(self.tokenizer.tokenize_str(text)) for text in sorted(markers, key=len, reverse=True)),
             reserve=len(self.tokenizer.tokenize_str(source.minimal)) + 4 if source.minimal else 24,
-            is_json=source.kind == "json",
+            is_json=source.kind == "json" or (source.minimal or "").startswith("{"),
         )
 
     def closers(self) -> tuple[NDArray[np.int32], ...]:
-        """Bit masks of the tokens that end things, best first: only `"`, `]`, `}`; then with `,` and `:`."""
+        """Bit masks of the tokens that end things, best first: a quote, then brackets, then blanks, then separators.
+
+        A quote comes first because in a string everything else would be more of the string, and where it opens one,
+        the next quote closes it.
+        """
         if self._closers is None:
-            first = np.zeros(self.words * 32, dtype=np.uint8)
-            second = first.copy()
+            bits = np.zeros((len(_CLOSERS), self.words * 32), dtype=np.uint8)
             for token in range(self.tokenizer.vocab_size):
-                if self.tokenizer.is_special_token(token):
+                data = self.tokenizer.decode_bytes([token])
+                if not data or len(data) > 8 or data[0] not in _FIRST or self.tokenizer.is_special_token(token):
                     continue
-                text = self.tokenizer.decode_bytes([token]).decode("utf-8", "replace")
-                letters = set(text)
-                first[token] = bool(text) and letters <= _ENDS
-                second[token] = bool(text.strip()) and letters <= _ENDS | _GOES_ON
-            self._closers = tuple(np.packbits(bits, bitorder="little").view(np.int32) for bits in (first, second))
+                letters = set(data.decode("utf-8", "replace"))
+                for tier, allowed in enumerate(_CLOSERS):
+                    bits[tier, token] = letters <= allowed
+            self._closers = tuple(np.packbits(line, bitorder="little").view(np.int32) for line in bits)
         return self._closers
 
 

@@ -91,6 +91,7 @@ class EngineLoop:
         except ValueError as error:
             raise ModelError(f"the tokenizer cannot be used: {error}; a `tokenizer.json` is needed") from error
         self._store = GrammarStore(low)
+        self._store.closers()
         self._bytes: dict[int, bytes] = {}
         backend = tokenizer._tokenizer.backend_tokenizer
         self._renderer = PromptRenderer(
