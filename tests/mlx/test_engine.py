@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import dspy
 import mlx.core as mx
@@ -334,3 +337,21 @@ def test_engine_threads_end(tiny):
         engine.start()
         assert "mlx-engine-mlx/one-thread" in names()
     assert "mlx-engine-mlx/one-thread" not in names()
+
+
+@pytest.mark.parametrize("ending", ["engine.close()", "pass"])
+def test_an_interpreter_ends_cleanly_with_or_without_close(ending):
+    code = (
+        "import sys, importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('made', {str(Path(__file__).with_name('conftest.py'))!r})\n"
+        "made = importlib.util.module_from_spec(spec); spec.loader.exec_module(made)\n"
+        "from dspy.lm15 import Config, Message, Request\n"
+        "from dspy_toolkit_mlx.engine import MLXEngine\n"
+        "engine = MLXEngine(lambda: (made.make_model('llama'), made.make_tokenizer()), name='m')\n"
+        "request = Request(model='m', messages=(Message.user('hi'),), config=Config(max_tokens=3))\n"
+        "print(engine.complete(request).usage.output_tokens)\n"
+        f"{ending}\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-500:]
+    assert int(ended.stdout) == 3

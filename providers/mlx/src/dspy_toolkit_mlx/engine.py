@@ -10,11 +10,16 @@ import asyncio
 import atexit
 import logging
 import queue
+import sys
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Sequence as Samples
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from dspy.lm15 import (
@@ -34,7 +39,7 @@ from dspy_toolkit_mlx.loop import EngineLoop, EngineOptions, Inbox
 from dspy_toolkit_mlx.sequence import Sequence
 from dspy_toolkit_mlx.stats import EngineStats
 
-__all__ = ["AsyncMLXEngine", "MLXEngine", "Ticket"]
+__all__ = ["AsyncMLXEngine", "MLXEngine", "Ticket", "burst"]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +58,40 @@ class Ticket:
     def cancel(self) -> None:
         """Ask for an end; the engine drops the request before its next step and the future is cancelled."""
         self.sequence.cancelled = True
+
+
+class Burst:
+    """The completions that one call of an LM wants; `tickets` are those handed in and not yet asked for."""
+
+    def __init__(self, n: int, rollout: int | None):
+        self.n = n
+        self.rollout = rollout
+        self.given = 0
+        self.tickets: list[Ticket] = []
+
+    def next(self, engine: "MLXEngine", request: Request) -> Ticket:
+        """The ticket of the next completion; the first question hands all of them in. A retry gets a new sample."""
+        if not self.tickets:
+            count = max(1, self.n - self.given)
+            self.tickets = engine.submit_all(request, [(self.rollout, self.given + j) for j in range(count)])
+        self.given += 1
+        return self.tickets.pop(0)
+
+
+_burst: ContextVar[Burst | None] = ContextVar("dspy_toolkit_mlx_burst", default=None)
+
+
+@contextmanager
+def burst(n: int, rollout: int | None) -> Iterator[None]:
+    """Within, requests of this thread or task are the completions of one call; what is left over is cancelled."""
+    current = Burst(n, rollout)
+    token = _burst.set(current)
+    try:
+        yield
+    finally:
+        _burst.reset(token)
+        for ticket in current.tickets:
+            ticket.cancel()
 
 
 class MLXEngine:
@@ -119,26 +158,50 @@ class MLXEngine:
         """Load the model now instead of at the first request. Raises ModelError when it cannot be loaded."""
         self._ready()
 
-    def submit(self, request: Request, *, emit: Callable[[str], None] | None = None) -> Ticket:
-        """Hand a request in. `emit` is called on the engine thread with each piece of text: be quick, never block."""
+    def submit(
+        self,
+        request: Request,
+        *,
+        emit: Callable[[str], None] | None = None,
+        rollout: int | None = None,
+        completion: int = 0,
+    ) -> Ticket:
+        """Hand a request in. `emit` is called on the engine thread with each piece of text: be quick, never block.
+
+        `rollout` and `completion` choose among the samples of one seed.
+        """
+        return self.submit_all(request, [(rollout, completion)], emit=emit)[0]
+
+    def submit_all(
+        self,
+        request: Request,
+        samples: Samples[tuple[int | None, int]],
+        *,
+        emit: Callable[[str], None] | None = None,
+    ) -> list[Ticket]:
+        """Hand in one request several times, as (rollout, completion) pairs that draw different noise, in one burst."""
         while True:
             loop = self._ready()
             try:
-                ticket = Ticket(loop.sequence(request, emit))
+                tickets = [Ticket(sequence) for sequence in loop.sequences(request, samples, emit)]
             except GrammarError as error:
                 self._stats.count(refused=1)
                 raise InvalidRequestError(str(error)) from error
             except LM15Error:
                 self._stats.count(refused=1)
                 raise
-            if loop.register(ticket):
-                self._stats.count(submitted=1)
-                return ticket
+            if loop.register(tickets):
+                self._stats.count(submitted=len(tickets))
+                return tickets
             time.sleep(0.001)  # it is just unloading or dying; the next look loads it again or says why not
+
+    def _next(self, request: Request) -> Ticket:
+        current = _burst.get()
+        return self.submit(request) if current is None else current.next(self, request)
 
     def complete(self, request: Request) -> Response:
         """Run a request to its end. Ctrl-C cancels it."""
-        ticket = self.submit(request)
+        ticket = self._next(request)
         try:
             return response(request, ticket.future.result())
         except BaseException:
@@ -148,7 +211,7 @@ class MLXEngine:
     def stream(self, request: Request) -> Iterator[Any]:
         """Yield one start event, text deltas as they are decoded, one end event. Closing the iterator cancels."""
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        ticket = self.submit(request, emit=pieces.put)
+        ticket = self.submit(request, emit=pieces.put, **_sample())
         ticket.future.add_done_callback(lambda _: pieces.put(None))
         try:
             yield StreamStartEvent(id=f"mlx-{ticket.sequence.id}", model=request.model)
@@ -181,7 +244,7 @@ class MLXEngine:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             self._inbox.put(None)
-            thread.join()
+            _join(thread)
 
     def dump_state(self) -> dict[str, Any]:
         """What a saved program says about its engine: the model string, which holds revision and quantization."""
@@ -272,14 +335,13 @@ class AsyncMLXEngine:
     def __init__(self, engine: MLXEngine):
         self.engine = engine
 
-    async def _submit(self, request: Request, emit: Callable[[str], None] | None = None) -> Ticket:
-        if self.engine.health()["loaded"]:
-            return self.engine.submit(request, emit=emit)
-        return await asyncio.to_thread(self.engine.submit, request, emit=emit)
+    async def _off_loop(self, call: Callable[[], Ticket]) -> Ticket:
+        """Loading takes seconds, handing in does not."""
+        return call() if self.engine.health()["loaded"] else await asyncio.to_thread(call)
 
     async def complete(self, request: Request) -> Response:
         """Run a request to its end; cancelling the task cancels the request."""
-        ticket = await self._submit(request)
+        ticket = await self._off_loop(lambda: self.engine._next(request))
         try:
             return response(request, await asyncio.wrap_future(ticket.future))
         finally:
@@ -293,7 +355,7 @@ class AsyncMLXEngine:
         def put(piece: str | None) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        ticket = await self._submit(request, put)
+        ticket = await self._off_loop(lambda: self.engine.submit(request, emit=put, **_sample()))
         ticket.future.add_done_callback(lambda _: put(None))
         try:
             yield StreamStartEvent(id=f"mlx-{ticket.sequence.id}", model=request.model)
@@ -314,6 +376,32 @@ class AsyncMLXEngine:
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> "AsyncMLXEngine":
         return cls(MLXEngine.load_state(state))
+
+
+def _sample() -> dict[str, Any]:
+    """Which sample a stream is: streams come one after another, so each is handed in when it is asked for."""
+    current = _burst.get()
+    if current is None:
+        return {}
+    current.given += 1
+    return {"rollout": current.rollout, "completion": current.given - 1}
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait until a thread is gone, its native part as well.
+
+    Before Python 3.13 `join` returns while MLX's thread-local caches, which hold Python functions, are still being
+    destroyed; an interpreter that ends in that moment aborts.
+    """
+    thread.join()
+    if sys.version_info >= (3, 13):
+        return
+    task = Path(f"/proc/self/task/{thread.native_id}")
+    until = time.monotonic() + 5
+    if not Path("/proc/self/task").exists():
+        time.sleep(0.05)
+    while task.exists() and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 @atexit.register

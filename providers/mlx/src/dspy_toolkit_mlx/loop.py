@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,35 +115,45 @@ class EngineLoop:
 
     # -- any thread
 
-    def sequence(self, request: Request, emit: Callable[[str], None] | None) -> Sequence:
-        """Make a sequence of a request, in the caller's thread. Raises `dspy.lm15` errors and GrammarError."""
+    def sequences(
+        self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[str], None] | None
+    ) -> list[Sequence]:
+        """Make a sequence for each (rollout, completion) of a request, in the caller's thread.
+
+        Raises `dspy.lm15` errors and GrammarError.
+        """
         ready = self._renderer.prepare(request)
-        sequence = Sequence(
-            prompt=ready.prompt,
-            sampling=ready.sampling,
-            max_tokens=ready.max_tokens,
-            token_bytes=self._token_bytes,
-            eos=self._eos,
-            stop=ready.stop,
-            guide=None if ready.grammar is None else self._store.guide(ready.grammar),
-            deadline=ready.deadline,
-            arrival=time.monotonic(),
-            emit=emit,
-        )
-        if not self.scheduler.fits_alone(sequence):
+        now = time.monotonic()
+        made = [
+            Sequence(
+                prompt=ready.prompt,
+                sampling=ready.sample(rollout, completion),
+                max_tokens=ready.max_tokens,
+                token_bytes=self._token_bytes,
+                eos=self._eos,
+                stop=ready.stop,
+                guide=None if ready.grammar is None else self._store.guide(ready.grammar),
+                deadline=ready.deadline,
+                arrival=now,
+                emit=emit,
+            )
+            for rollout, completion in samples
+        ]
+        if not self.scheduler.fits_alone(made[0]):
             raise InvalidRequestError(
-                f"A prompt of {len(sequence.prompt)} and an answer of up to {sequence.max_tokens} tokens do not fit "
+                f"A prompt of {len(ready.prompt)} and an answer of up to {ready.max_tokens} tokens do not fit "
                 f"into the {self._limits.bytes // 2**20} MiB for keys and values; lower max_tokens."
             )
-        return sequence
+        return made
 
-    def register(self, ticket: "Ticket") -> bool:
-        """Take responsibility for a ticket; False if the thread has stopped doing so."""
+    def register(self, tickets: "list[Ticket]") -> bool:
+        """Take responsibility for tickets; False if the thread has stopped doing so."""
         with self._lock:
             if not self._open:
                 return False
-            self._tickets[ticket.sequence.id] = ticket
-            self._inbox.put(ticket)
+            for ticket in tickets:
+                self._tickets[ticket.sequence.id] = ticket
+                self._inbox.put(ticket)
             return True
 
     def _token_bytes(self, token: int) -> bytes:

@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,7 +21,7 @@ from dspy.lm15 import (
 )
 
 from dspy_toolkit_mlx.grammar import GrammarSource
-from dspy_toolkit_mlx.sequence import Sampling
+from dspy_toolkit_mlx.sequence import Sampling, derive
 
 __all__ = ["METADATA", "Prepared", "PromptRenderer", "read_options"]
 
@@ -69,6 +69,19 @@ class Prepared:
     stop: tuple[str, ...]
     grammar: GrammarSource | None
     deadline: float | None
+    seeded: bool
+
+    def sample(self, rollout: int | None, completion: int) -> Sampling:
+        """The sampling of one completion of one rollout. The first completion without a rollout is the plain seed's.
+
+        Without a seed, a rollout is still repeatable, and everything else is random.
+        """
+        base = self.sampling
+        if rollout is None and completion == 0:
+            return base
+        if rollout is None:
+            return replace(base, seed=derive(base.seed, completion))
+        return replace(base, seed=derive(base.seed if self.seeded else 0, rollout + 1, completion))
 
 
 def read_options(request: Request) -> tuple[dict[str, Any], GrammarSource | None]:
@@ -145,10 +158,10 @@ class PromptRenderer:
         if room < 1:
             raise self._too_long(request, len(prompt))
         seed = config.seed
-        if seed is None:
-            seed = secrets.randbits(63)
         if "rollout_id" in options:
-            seed = (0 if config.seed is None else seed) * 1_000_003 + options["rollout_id"] + 1
+            seed = derive(seed or 0, options["rollout_id"] + 1)
+        elif seed is None:
+            seed = secrets.randbits(63)
         return Prepared(
             prompt=tuple(prompt),
             sampling=Sampling(
@@ -168,6 +181,7 @@ class PromptRenderer:
             stop=config.stop,
             grammar=grammar,
             deadline=time.monotonic() + options["timeout"] if "timeout" in options else None,
+            seeded=config.seed is not None,
         )
 
     def _prompt(self, request: Request) -> list[int]:

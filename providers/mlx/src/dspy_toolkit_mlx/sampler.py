@@ -10,24 +10,14 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from dspy_toolkit_mlx.sequence import Sampling, Sequence, TokenChoice
+from dspy_toolkit_mlx.sequence import Sampling, Sequence, TokenChoice, derive
 
 __all__ = ["Sampler", "noise_keys"]
-
-_MASK64 = (1 << 64) - 1
-
-
-def _mix(value: int) -> int:
-    """One round of splitmix64 (Steele, Lea and Flood, 2014): neighbouring inputs give unrelated outputs."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK64
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return value ^ (value >> 31)
 
 
 def noise_keys(pairs: Rows[tuple[int, int]]) -> mx.array:
     """Keys (uint32, one row of two per pair) for pairs of (seed, token index)."""
-    mixed = np.array([_mix(_mix(seed & _MASK64) ^ index) for seed, index in pairs], dtype=np.uint64)
+    mixed = np.array([derive(seed, index) for seed, index in pairs], dtype=np.uint64)
     return mx.array(mixed.view(np.uint32).reshape(-1, 2))
 
 

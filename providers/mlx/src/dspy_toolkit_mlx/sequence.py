@@ -6,9 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["Guide", "Sampling", "Sequence", "TextStream", "TokenChoice"]
+__all__ = ["Guide", "Sampling", "Sequence", "TextStream", "TokenChoice", "derive"]
 
 _ids = itertools.count(1)
+
+
+_MASK64 = (1 << 64) - 1
+
+
+def derive(seed: int, *numbers: int) -> int:
+    """An unrelated seed for each tuple of numbers, by splitmix64 (Steele, Lea and Flood, 2014)."""
+    for number in (0, *numbers):
+        seed = (seed + (number + 1) * 0x9E3779B97F4A7C15) & _MASK64
+        seed = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+        seed = ((seed ^ (seed >> 27)) * 0x94D049BB133111EB) & _MASK64
+        seed ^= seed >> 31
+    return seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
