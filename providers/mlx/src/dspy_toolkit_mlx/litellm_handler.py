@@ -1,0 +1,269 @@
+"""`mlx/...` for every LiteLLM client, over the same engines that DSPy uses natively.
+
+    register()
+    litellm.completion("mlx/smollm2-135m", messages=[...], n=4, seed=1)
+
+Importing this module imports LiteLLM, which takes seconds; nothing else in this package does.
+"""
+
+# The handler's methods name the parameters they use, not all that LiteLLM passes:
+# pyright: reportIncompatibleMethodOverride=false
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import litellm  # noqa: TID253 - this module is the one that is about LiteLLM, like those below
+from dspy.lm15 import (
+    ContextLengthError,
+    InvalidRequestError,
+    LM15Error,
+    RateLimitError,
+    Request,
+    Response,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    TimeoutError,
+    ToolCallPart,
+    UnsupportedFeatureError,
+    Usage,
+    request_from_openai_chat,
+)
+from litellm import exceptions  # noqa: TID253
+from litellm.llms.custom_llm import CustomLLM  # noqa: TID253
+from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk  # noqa: TID253
+
+from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit_mlx.answer import response
+from dspy_toolkit_mlx.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.models import ALIASES, PREFIX, local_models
+from dspy_toolkit_mlx.provider import engine_for
+from dspy_toolkit_mlx.request import METADATA
+
+__all__ = ["MLXLLMProvider", "register"]
+
+PROVIDER = PREFIX.rstrip("/")
+_FINISH = {"tool_call": "tool_calls"}
+# What LiteLLM itself puts among the parameters, for others to read.
+_NOT_FOR_US = frozenset({"stream", "stream_options", "extra_body", "max_retries", "n"})
+
+
+def register(*models: str) -> "MLXLLMProvider":
+    """Make LiteLLM know `mlx/...`; may be called again. Returns the handler in use.
+
+    LiteLLM believes a model to support JSON schemas only if it knows it by name: the aliases and the models in the
+    hub's cache are made known, and `models`, further strings such as `mlx/<path>`. All cost nothing.
+    """
+    for item in litellm.custom_provider_map:
+        if item["provider"] == PROVIDER and isinstance(item["custom_handler"], MLXLLMProvider):
+            handler = item["custom_handler"]
+            break
+    else:
+        handler = MLXLLMProvider()
+        litellm.custom_provider_map.append({"provider": PROVIDER, "custom_handler": handler})
+        litellm.utils.custom_llm_setup()
+    known = {*(PREFIX + alias for alias in ALIASES), *local_models(), *models}
+    litellm.register_model({model: {**_MODEL_INFO} for model in sorted(known)})
+    return handler
+
+
+_MODEL_INFO = {
+    "litellm_provider": PROVIDER,
+    "mode": "chat",
+    "input_cost_per_token": 0.0,
+    "output_cost_per_token": 0.0,
+    "supports_function_calling": MLXEngine.supports_function_calling,
+    "supports_response_schema": MLXEngine.supports_response_schema,
+}
+
+
+class MLXLLMProvider(CustomLLM):
+    """The handler that LiteLLM calls; `register` installs one. Holds nothing: the engines belong to the process.
+
+    Its methods name the parameters they use; LiteLLM passes all by keyword.
+    """
+
+    def completion(self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any) -> Any:
+        """All `n` samples at once. Raises LiteLLM's errors."""
+        with _errors(model):
+            engine, requests = _open(model, messages, optional_params)
+            tickets = [engine.submit(request) for request in requests]
+            try:
+                answers = [response(rq, ticket.future.result()) for rq, ticket in zip(requests, tickets, strict=True)]
+            except BaseException:
+                for ticket in tickets:
+                    ticket.cancel()
+                raise
+            return _model_response(model, answers)
+
+    async def acompletion(self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any) -> Any:
+        """As `completion`; cancelling the task cancels all its samples."""
+        with _errors(model):
+            # The first call loads the model, which takes seconds.
+            engine, requests = await asyncio.to_thread(_open, model, messages, optional_params)
+            aengine = AsyncMLXEngine(engine)
+            return _model_response(model, await asyncio.gather(*(aengine.complete(request) for request in requests)))
+
+    def streaming(
+        self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any
+    ) -> Iterator[GenericStreamingChunk]:
+        """One sample, piece by piece."""
+        with _errors(model):
+            engine, requests = _open(model, messages, optional_params, streaming=True)
+            for event in engine.stream(requests[0]):
+                if chunk := _chunk(event):
+                    yield chunk
+
+    async def astreaming(
+        self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any
+    ) -> AsyncIterator[GenericStreamingChunk]:
+        """As `streaming`; closing the iterator cancels."""
+        with _errors(model):
+            engine, requests = await asyncio.to_thread(_open, model, messages, optional_params, streaming=True)
+            async for event in AsyncMLXEngine(engine).stream(requests[0]):
+                if chunk := _chunk(event):
+                    yield chunk
+
+
+class _errors:  # noqa: N801 - used as a statement
+    """Turn the engine's errors into LiteLLM's, which its clients retry or not by class."""
+
+    def __init__(self, model: str):
+        self.model = model
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, LM15Error | ToolkitError | ValueError | TypeError):
+            raise self._translated(error) from error
+
+    def _translated(self, error: BaseException) -> Exception:
+        for ours, theirs in _ERRORS:
+            if isinstance(error, ours):
+                return theirs(message=str(error), model=self.model, llm_provider=PROVIDER)
+        raise AssertionError(error)
+
+
+# The first that fits. LiteLLM's clients retry the last kind, rate limits and timeouts, and give up on the others.
+_ERRORS: tuple[tuple[type[BaseException], Any], ...] = (
+    (ContextLengthError, exceptions.ContextWindowExceededError),
+    (RateLimitError, exceptions.RateLimitError),
+    (TimeoutError, exceptions.Timeout),
+    (UnsupportedFeatureError, exceptions.UnsupportedParamsError),
+    (ToolkitError, exceptions.NotFoundError),
+    (InvalidRequestError, exceptions.BadRequestError),
+    (ValueError, exceptions.BadRequestError),
+    (TypeError, exceptions.BadRequestError),
+    (LM15Error, exceptions.InternalServerError),
+)
+
+
+def _open(
+    model: str, messages: Sequence[Any], params: Mapping[str, Any], *, streaming: bool = False
+) -> tuple[MLXEngine, list[Request]]:
+    """The engine, and one request for each sample. The first sample of a seed is the one that n=1 gives."""
+    name = model if model.startswith(PREFIX) else PREFIX + model
+    samples = params.get("n") or 1
+    if streaming and samples != 1:
+        raise InvalidRequestError(
+            f"A stream holds one sample; n={samples} was asked for. Stream n times, or do not stream."
+        )
+    request = _request(name, messages, params)
+    requests = [request]
+    for sample in range(1, samples):
+        extensions: dict[str, Any] = dict(request.config.extensions or {})
+        if request.config.seed is not None:
+            metadata = extensions.get("metadata") or {}
+            rollout = int(metadata.get("rollout_id", 0)) * samples + sample
+            extensions["metadata"] = {**metadata, "rollout_id": rollout}
+        requests.append(replace(request, config=replace(request.config, extensions=extensions or None)))
+    return engine_for(name), requests
+
+
+def _request(name: str, messages: Sequence[Any], params: Mapping[str, Any]) -> Request:
+    body = {**params, **(params.get("extra_body") or {})}
+    body = {key: value for key, value in body.items() if key not in _NOT_FOR_US and value is not None}
+    metadata = dict(body.pop("metadata", None) or {})
+    metadata |= {key: body.pop(key) for key in (*METADATA, "grammar") if key in body}
+    if metadata:
+        body["metadata"] = metadata
+    return request_from_openai_chat({"model": name, "messages": [_plain(message) for message in messages], **body})
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    """LiteLLM's clients hand back its message objects as they got them."""
+    return message if isinstance(message, dict) else message.model_dump(exclude_none=True)
+
+
+def _model_response(model: str, answers: Sequence[Response]) -> Any:
+    choices = [litellm.Choices(index=index, **_choice(answer)) for index, answer in enumerate(answers)]
+    prompt = answers[0].usage.input_tokens or 0
+    written = sum(answer.usage.output_tokens or 0 for answer in answers)
+    return litellm.ModelResponse(
+        id=answers[0].id,
+        model=model,
+        choices=choices,
+        usage=litellm.Usage(
+            prompt_tokens=prompt,
+            completion_tokens=written,
+            total_tokens=prompt + written,
+            prompt_tokens_details={"cached_tokens": answers[0].usage.cache_read_tokens or 0},
+        ),
+    )
+
+
+def _choice(answer: Response) -> dict[str, Any]:
+    calls = [
+        {"id": part.id, "type": "function", "function": {"name": part.name, "arguments": json.dumps(part.input)}}
+        for part in answer.message.parts
+        if isinstance(part, ToolCallPart)
+    ]
+    thought = "".join(part.text for part in answer.message.parts if part.type == "thinking")
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text or (None if calls else "")}
+    if calls:
+        message["tool_calls"] = calls
+    if thought:
+        message["reasoning_content"] = thought
+    choice: dict[str, Any] = {
+        "message": message,
+        "finish_reason": _FINISH.get(answer.finish_reason, answer.finish_reason),
+    }
+    if answer.logprobs is not None:
+        choice["logprobs"] = ChoiceLogprobs.model_validate({"content": [_logprob(token) for token in answer.logprobs]})
+    return choice
+
+
+def _logprob(token: Any) -> dict[str, Any]:
+    content = {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes or ()) or None}
+    rivals = [{"token": rival.token, "logprob": rival.logprob, "bytes": None} for rival in token.top]
+    return {**content, "top_logprobs": rivals}
+
+
+def _chunk(event: Any) -> GenericStreamingChunk | None:
+    if isinstance(event, StreamDeltaEvent):
+        if event.delta.type != "text":
+            return None
+        return GenericStreamingChunk(
+            text=event.delta.text, tool_use=None, is_finished=False, finish_reason="", usage=None, index=0
+        )
+    if isinstance(event, StreamEndEvent):
+        reason = event.finish_reason or "stop"
+        return GenericStreamingChunk(
+            text="",
+            tool_use=None,
+            is_finished=True,
+            finish_reason=_FINISH.get(reason, reason),
+            usage=_usage(event.usage),
+            index=0,
+        )
+    return None
+
+
+def _usage(usage: Usage | None) -> Any:
+    if usage is None:
+        return None
+    read, written = usage.input_tokens or 0, usage.output_tokens or 0
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}

@@ -1,0 +1,167 @@
+import asyncio
+import importlib.util
+import json
+from pathlib import Path
+
+import dspy
+import pytest
+import tiny_llama
+from mlx_lm import load, stream_generate
+
+from dspy_toolkit_mlx import provider
+
+litellm = pytest.importorskip("litellm")
+from dspy_toolkit_mlx.litellm_handler import MLXLLMProvider, register  # noqa: E402 - after the check
+
+MESSAGES = [
+    {"role": "system", "content": "You answer."},
+    {"role": "user", "content": "Is it 42?"},
+    {"role": "assistant", "content": "yes"},
+    {"role": "user", "content": "What is the capital of France?"},
+]
+SCHEMA = {
+    "type": "object",
+    "properties": {"label": {"enum": ["yes", "no"]}, "score": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["label", "score"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    made = tiny_llama.tokenizer()
+    values = tiny_llama.weights(made.get_vocab_size())
+    return tiny_llama.write_directory(tmp_path_factory.mktemp("models") / "tiny", values, made=made)
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    register(f"mlx/{directory}")
+    yield f"mlx/{directory}"
+    provider.close()
+
+
+@pytest.fixture(scope="module")
+def greedy(directory) -> tuple[str, int]:
+    """The text of mlx_lm's 20 greedy tokens, and the length of the prompt."""
+    loaded, tokenizer = load(str(directory))
+    prompt = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)
+    tokens = [step.token for step in stream_generate(loaded, tokenizer, prompt, max_tokens=20)]
+    return tokenizer.decode(tokens), len(prompt)
+
+
+def ask(model: str, **options):
+    return litellm.completion(model, messages=MESSAGES, **{"max_tokens": 20, "temperature": 0.0, **options})
+
+
+def text(answer) -> str:
+    return answer.choices[0].message.content
+
+
+def test_completion_equals_mlx_lm_and_counts_truly(model, greedy):
+    answer = ask(model)
+    assert text(answer) == greedy[0]
+    assert answer.choices[0].finish_reason == "length"
+    usage = answer.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (greedy[1], 20, greedy[1] + 20)
+
+
+def test_acompletion_both_streams_and_completion_say_the_same(model, greedy):
+    async def asynchronous() -> tuple[str, str]:
+        whole = await litellm.acompletion(model, messages=MESSAGES, max_tokens=20, temperature=0.0)
+        stream = await litellm.acompletion(model, messages=MESSAGES, max_tokens=20, temperature=0.0, stream=True)
+        return text(whole), "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    chunks = list(ask(model, stream=True, stream_options={"include_usage": True}))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == greedy[0]
+    assert sum(bool(piece) for piece in pieces) > 1, "one piece is no stream"
+    reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+    assert [reason for reason in reasons if reason] == ["length"]
+    assert chunks[-1].usage.completion_tokens == 20
+    assert asyncio.run(asynchronous()) == (greedy[0], greedy[0])
+
+
+def test_many_at_once_over_one_engine(model, greedy):
+    async def burst() -> list[str]:
+        calls = [litellm.acompletion(model, messages=MESSAGES, max_tokens=20, temperature=0.0) for _ in range(8)]
+        return [text(answer) for answer in await asyncio.gather(*calls)]
+
+    assert asyncio.run(burst()) == [greedy[0]] * 8
+    assert provider.engine_for(model).stats()["width_peak"] > 1
+
+
+def test_n_samples_in_one_call_differ_and_come_back_with_the_seed(model):
+    options = {"temperature": 1.0, "seed": 5}
+    one, three, again = (ask(model, n=n, **options) for n in (1, 3, 3))
+    texts = [choice.message.content for choice in three.choices]
+    assert [choice.index for choice in three.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert texts == [choice.message.content for choice in again.choices]
+    assert texts[0] == text(one)
+    assert three.usage.completion_tokens > one.usage.completion_tokens
+    assert text(ask(model, temperature=1.0, seed=6)) != text(one)
+
+
+def test_stop_ends_the_text_before_it(model, greedy):
+    stop = greedy[0][5:8]
+    answer = ask(model, stop=[stop])
+    assert text(answer) == greedy[0][: greedy[0].index(stop)]
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_logprobs_are_those_of_the_tokens_written(model):
+    answer = ask(model, logprobs=True, top_logprobs=3, max_tokens=6)
+    content = answer.choices[0].logprobs.content
+    assert len(content) == 6
+    for token in content:
+        assert token.logprob <= 0
+        assert len(token.top_logprobs) == 3
+        assert max(rival.logprob for rival in token.top_logprobs) == pytest.approx(token.logprob, abs=1e-5)
+
+
+def test_a_json_schema_is_kept_by_a_model_with_random_weights(model):
+    answer_format = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": SCHEMA, "strict": True}}
+    for seed in range(5):
+        answer = ask(model, response_format=answer_format, temperature=1.0, seed=seed, max_tokens=80)
+        found = json.loads(text(answer))
+        assert found["label"] in ("yes", "no")
+        assert 0 <= found["score"] <= 9
+
+
+def test_engine_options_arrive_by_name(model, greedy):
+    token = {"logit_bias": {str(index): -100 for index in range(50, 300)}}
+    assert text(ask(model, **token)) != greedy[0]
+    assert text(ask(model, temperature=1.0, min_p=1.0)) == greedy[0]  # only the most likely token is left
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mcp") is None, reason="LiteLLM 1.106 needs the package mcp for tools")
+def test_tools_reach_the_model(model):
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    assert ask(model, tools=[tool]).choices
+
+
+def test_errors_are_litellms(model):
+    with pytest.raises(litellm.BadRequestError, match="expected a number from 0 to 1"):
+        ask(model, min_p=7)
+    with pytest.raises(litellm.ContextWindowExceededError, match="512"):
+        litellm.completion(model, messages=[{"role": "user", "content": "a b c " * 500}])
+    with pytest.raises(litellm.NotFoundError, match="no such file or directory"):
+        litellm.completion("mlx/./nothing", messages=MESSAGES)
+    with pytest.raises(litellm.BadRequestError, match="one sample"):
+        list(ask(model, n=2, stream=True))
+
+
+def test_registering_again_changes_nothing(model):
+    first = register()
+    assert register() is first
+    assert isinstance(first, MLXLLMProvider)
+    assert [item["provider"] for item in litellm.custom_provider_map].count("mlx") == 1
+    assert litellm.supports_response_schema(model)
+    assert litellm.completion_cost(ask(model), model=model) == 0
+
+
+def test_dspy_through_litellm_says_what_the_native_engine_says(model):
+    options = {"temperature": 0.0, "max_tokens": 12, "cache": False}
+    native = provider.connect(model, **options)("Hello")
+    assert dspy.LM(model, engine="litellm", **options)("Hello") == native

@@ -1,0 +1,150 @@
+import asyncio
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import dspy
+import pytest
+import tiny_llama
+from mlx_lm import load, stream_generate
+
+from dspy_toolkit.errors import ModelError, UnknownNameError
+from dspy_toolkit.plugins import PluginManager
+from dspy_toolkit.testing import check_plugin
+from dspy_toolkit.types import resolve
+from dspy_toolkit_mlx import provider
+from dspy_toolkit_mlx.doctor import doctor
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(autouse=True)
+def no_engine_left(monkeypatch, tmp_path):
+    monkeypatch.setenv("DSPY_TOOLKIT_CACHE", str(tmp_path / "cache"))
+    yield
+    provider.close()
+
+
+@pytest.fixture
+def directory(tmp_path) -> Path:
+    made = tiny_llama.tokenizer()
+    return tiny_llama.write_directory(tmp_path / "tiny", tiny_llama.weights(made.get_vocab_size()), made=made)
+
+
+def test_it_is_a_plugin_like_any_other():
+    check_plugin("mlx")
+    entry = PluginManager().provider("mlx/smollm2-135m").entry
+    for reference in (entry.connect, entry.models, entry.doctor):
+        assert callable(resolve(reference))
+
+
+def test_listing_the_plugin_imports_nothing_heavy():
+    code = (
+        "import sys; from dspy_toolkit.plugins import PluginManager; PluginManager().provider('mlx/x');"
+        "print(sorted({'mlx', 'mlx_lm', 'dspy', 'numpy', 'litellm', 'transformers', 'llguidance'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def greedy(directory: Path, tokens: int) -> tuple[str, int]:
+    """The text of mlx_lm's greedy tokens for the question, and the length of the prompt."""
+    model, tokenizer = load(str(directory))
+    prompt = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)
+    made = [step.token for step in stream_generate(model, tokenizer, prompt, max_tokens=tokens)]
+    return tokenizer.decode(made), len(prompt)
+
+
+def test_greedy_text_and_usage_equal_those_of_mlx_lm(directory):
+    expected, length = greedy(directory, 24)
+    lm = provider.connect(f"mlx/{directory}", temperature=0.0, max_tokens=24, cache=False)
+    answer = lm.engine.complete(request(lm, max_tokens=24))
+    assert answer.text == expected
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (length, 24)
+    assert lm(QUESTION[0]["content"]) == [expected]
+    assert asyncio.run(lm.acall(QUESTION[0]["content"])) == [expected]
+
+
+def request(lm: dspy.LM, **config):
+    from dspy.lm15 import Config, Message, Request, TextPart
+
+    message = Message.user([TextPart(QUESTION[0]["content"])])
+    return Request(model=lm.model, messages=(message,), config=Config(**config))
+
+
+def test_a_gguf_file_answers_as_its_directory_does(tmp_path, directory):
+    made = tiny_llama.tokenizer()
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", tiny_llama.weights(made.get_vocab_size()), made=made)
+    options = {"temperature": 0.0, "max_tokens": 16, "cache": False}
+    texts = [provider.connect(f"mlx/{model}", **options)("Hello") for model in (path, directory)]
+    assert texts[0] == texts[1]
+
+
+def test_lms_of_one_model_share_an_engine_also_when_connected_at_once(directory):
+    found = []
+    barrier = threading.Barrier(6)
+
+    def work() -> None:
+        barrier.wait()
+        found.append(provider.connect(f"mlx/{directory}", temperature=len(found) / 10))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(lm.engine) for lm in found}) == 1
+    assert len({lm.model for lm in found}) == 1
+    assert provider.engine_for(f"mlx/{directory}") is found[0].engine
+
+
+def test_engine_options_go_to_the_engine_and_the_rest_to_the_lm(directory):
+    plain = provider.connect(f"mlx/{directory}", temperature=0.3, max_tokens=7)
+    exact = provider.connect(f"mlx/{directory}", deterministic=True, max_tokens=7)
+    assert plain.engine is not exact.engine
+    assert exact.engine.options.max_rows == 1
+    assert plain.kwargs["temperature"] == 0.3
+    assert plain.kwargs["max_tokens"] == 7
+
+
+def test_closed_engines_are_replaced(directory):
+    first = provider.connect(f"mlx/{directory}")
+    assert provider.engine_for(f"mlx/{directory}") is first.engine
+    provider.close(first.model)
+    second = provider.connect(f"mlx/{directory}", cache=False)
+    assert second.engine is not first.engine
+    assert provider.engine_for(f"mlx/{directory}") is second.engine
+    assert second("Hi", max_tokens=2)
+    with pytest.raises(ModelError, match=r"No engine of 'mlx/else'.*Running: mlx/"):
+        provider.close("mlx/else")
+
+
+def test_an_engine_comes_back_from_its_saved_state(directory):
+    lm = provider.connect(f"mlx/{directory}")
+    assert type(lm.engine).load_state(lm.engine.dump_state()) is lm.engine
+
+
+def test_what_cannot_be_connected_is_said_at_once(directory):
+    with pytest.raises(UnknownNameError, match="smollm2-135m"):
+        provider.connect("mlx/smollm")
+    with pytest.raises(ModelError, match="no such file"):
+        provider.connect("mlx/./nothing")
+    (directory / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="no chat template"):
+        provider.connect(f"mlx/{directory}")
+
+
+def test_doctor_says_what_works_and_what_to_do():
+    checks = {check.name: check for check in doctor()}
+    assert {"mlx", "memory", "mlx-lm", "llguidance", "smollm2"} <= set(checks)
+    assert any(backend in checks["mlx"].detail for backend in ("Metal", "CUDA", "CPU"))
+    for check in checks.values():
+        assert check.ok or check.remedy, check
+
+
+@pytest.mark.smollm2
+def test_smollm2_answers():
+    lm = provider.connect("mlx/smollm2-135m", temperature=0.0, max_tokens=16, cache=False)
+    assert "Paris" in lm("What is the capital of France?")[0]
+    assert lm.model.startswith("mlx/smollm2-135m@")
