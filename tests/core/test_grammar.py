@@ -385,7 +385,7 @@ def survives(adapter: dspy.Adapter, signature: type[dspy.Signature], text: str, 
 def imitable(value: Any) -> bool:
     """The documented exceptions for free text in ChatAdapter's format."""
     text = str(value) if isinstance(value, (str, dspy.Reasoning)) else getattr(value, "code", "-")
-    odd = [char for char in text if (unicodedata.category(char) == "Cc" and char not in "\n\t") or char in "\u2028\u2029"]
+    odd = {char for char in text if unicodedata.category(char) == "Cc"} - {"\n", "\t"} | {*text} & {"\u2028", "\u2029"}
     return bool(text) and not odd and not text.startswith("[[")
 
 

@@ -78,7 +78,7 @@ class ExtractionSignature(dspy.Signature):
 
     text: str = dspy.InputField(desc="the text to read")
     wanted: list[str] = dspy.InputField(desc="the names of the fields to find")
-    values: dict[str, str] = dspy.OutputField(desc="each field found, with its value in the words of the text")
+    found: dict[str, str] = dspy.OutputField(desc="each field found, with its value in the words of the text")
 
 
 class SummarizationSignature(dspy.Signature):

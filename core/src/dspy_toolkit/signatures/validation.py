@@ -114,7 +114,8 @@ def _bare(signature: Signature) -> Iterator[tuple[str, tuple[type, FieldInfo]]]:
 def _field(name: str, info: FieldInfo, prefix: str) -> Iterator[Finding]:
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     is_output = extra.get("__dspy_field_type") == "output"
-    if extra.get("desc") in (None, "", f"${{{name}}}"):
+    # ChainOfThought's own field has none and needs none.
+    if extra.get("desc") in (None, "", f"${{{name}}}") and name != "reasoning":
         yield Finding(
             severity="warning",
             field=prefix + name,
