@@ -44,8 +44,7 @@ def add_to(app: typer.Typer) -> None:
             from dspy_toolkit.framework import DSPyFramework
             from dspy_toolkit.settings import DSPyConfig
 
-            arguments = {"num_threads": threads} if threads else {}
-            framework = DSPyFramework(DSPyConfig(**arguments))
+            framework = DSPyFramework(DSPyConfig(num_threads=threads) if threads else DSPyConfig())
             result, version = run_optimization(
                 output, framework, task, model=model, optimizer=optimizer, seed=seed, rows=drawn, parameters=parameters
             )

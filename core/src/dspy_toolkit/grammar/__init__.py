@@ -19,6 +19,7 @@ should not imitate:
 Free text, lists and strings are unbounded unless their type says otherwise: the engine ends them when its budget does.
 """
 
+import re
 import threading
 import weakref
 from collections import OrderedDict
@@ -104,7 +105,7 @@ def problems(signature: Signature) -> dict[str, str]:
         try:
             compiled(signature)
         except GrammarError as error:
-            found[""] = str(error)
+            found[error.field] = str(error)
     return found
 
 
@@ -139,7 +140,8 @@ def _named(signature: Signature, name: str, build: Callable[[], Any]) -> Any:
         annotation = signature.output_fields[name].annotation
         raise GrammarError(
             f"The field {name!r} of {signature.__name__} has the type {annotation!r}, which cannot be compiled to a "
-            f"grammar: {error}. Change its type, or use a plain adapter."
+            f"grammar: {error}. Change its type, or use a plain adapter.",
+            field=name,
         ) from error
 
 
@@ -151,8 +153,10 @@ def _checked(signature: Signature, grammar: Grammar, adapter: dspy.Adapter) -> G
         cause = error.__cause__ or error.__context__
         if isinstance(cause, pydantic.ValidationError) and _is_opinion(cause):
             return grammar
+        named = re.search(r"Failed to parse field (\w+)", str(error))
         raise GrammarError(
-            f"{signature.__name__} has a field that DSPy cannot read from text: {' '.join(str(error).split())[:300]}"
+            f"{signature.__name__} has a field that DSPy cannot read from text: {' '.join(str(error).split())[:300]}",
+            field=named[1] if named else "",
         ) from error
     for name, info in signature.output_fields.items():
         try:
@@ -162,7 +166,8 @@ def _checked(signature: Signature, grammar: Grammar, adapter: dspy.Adapter) -> G
                 reason = error.errors()[0]["msg"]
                 raise GrammarError(
                     f"The field {name!r} of {signature.__name__} has constraints that a grammar cannot keep: {reason}. "
-                    "Relax them, or check them in the program."
+                    "Relax them, or check them in the program.",
+                    field=name,
                 ) from error
     return grammar
 
