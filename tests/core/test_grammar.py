@@ -12,7 +12,7 @@ import re
 import unicodedata
 import uuid
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, Optional, Union
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, Union
 
 import dspy
 import pydantic
@@ -21,7 +21,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit.grammar import Grammar, compile_chat, compile_json
@@ -190,11 +190,11 @@ TYPES: dict[str, Any] = {
     "word enum": Word,
     "optional enum": Color | None,
     "optional int": int | None,
-    "optional bool": Optional[bool],
+    "optional bool": Optional[bool],  # noqa: UP045 - the old spelling has another origin
     "optional str": str | None,
     "optional bounded str": Annotated[str, MinLen(2), MaxLen(4)] | None,
     "int or str": int | str,
-    "list or str": Union[list[int], str],
+    "list or str": Union[list[int], str],  # noqa: UP007
     "float or literal": float | Literal["auto"],
     "int or null or list": int | list[str] | None,
     "date": datetime.date,
@@ -385,7 +385,7 @@ def survives(adapter: dspy.Adapter, signature: type[dspy.Signature], text: str, 
 def imitable(value: Any) -> bool:
     """The documented exceptions for free text in ChatAdapter's format."""
     text = str(value) if isinstance(value, (str, dspy.Reasoning)) else getattr(value, "code", "-")
-    odd = [char for char in text if unicodedata.category(char) == "Cc" and char not in "\n\t" or char in "\u2028\u2029"]
+    odd = {char for char in text if unicodedata.category(char) == "Cc"} - {"\n", "\t"} | {*text} & {"\u2028", "\u2029"}
     return bool(text) and not odd and not text.startswith("[[")
 
 

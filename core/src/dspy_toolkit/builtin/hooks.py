@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from dspy_toolkit.hookspecs import hookimpl
-from dspy_toolkit.types import MetricEntry, OptimizerEntry
+from dspy_toolkit.types import MetricEntry, OptimizerEntry, SignatureEntry
 
 
 @hookimpl
@@ -32,3 +32,25 @@ def toolkit_optimizers() -> Iterable[OptimizerEntry]:
         summary="BootstrapFewShot: demonstrations the program made itself and the metric accepted.",
         optimizer="dspy_toolkit.builtin.optimizers:bootstrap",
     )
+
+
+@hookimpl
+def toolkit_signatures() -> Iterable[SignatureEntry]:
+    for name, summary in _SIGNATURES.items():
+        yield SignatureEntry(name=name, summary=summary, signature=f"dspy_toolkit.signatures.templates:{name}")
+
+
+_SIGNATURES = {
+    "QASignature": "Answer a question.",
+    "ContextQASignature": "Answer a question from passages, with sources.",
+    "ClassificationSignature": "Choose one of the given labels for a text.",
+    "ExtractionSignature": "Find the values of named fields in a text.",
+    "SummarizationSignature": "Summarize a text in so many words.",
+    "RankingSignature": "Order candidates by how well they serve a query.",
+    "JudgingSignature": "Score an answer by criteria, with feedback.",
+    "PairwiseJudgingSignature": "Decide which of two answers is better.",
+    "OptimizationSignature": "Base of workflows that propose a change.",
+    "TrainingSignature": "Base of workflows that plan a training run.",
+    "EvaluationSignature": "Base of workflows that judge measurements.",
+    "DeploymentSignature": "Base of workflows that bring an artifact into service.",
+}

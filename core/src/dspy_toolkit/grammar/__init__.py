@@ -7,7 +7,8 @@ The text is Lark in llguidance's dialect. For `question -> reasoning, label: Lit
     r1: "a" | "b"
 
 What such a grammar accepts, the adapter parses to a value of the declared type within its constraints; only validators
-written in Python may still refuse it. What DSPy renders for a demonstration, the grammar accepts, with these exceptions, which a model should not imitate:
+written in Python may still refuse it. What DSPy renders for a demonstration, the grammar accepts, except what a model
+should not imitate:
 
     both    numbers beyond INTEGER_DIGITS; infinities; Decimals in scientific notation; abbreviated IPv6 addresses;
             models whose rendered names are not the names they are parsed by (aliases); nesting beyond MAX_DEPTH
@@ -34,7 +35,7 @@ from dspy_toolkit.grammar.fields import LINE_BREAKS, MARKER, chat_value, json_va
 from dspy_toolkit.grammar.rules import Rules, literal
 from dspy_toolkit.grammar.schema import UnsupportedTypeError
 
-__all__ = ["Grammar", "compile_chat", "compile_json"]
+__all__ = ["Grammar", "compile_chat", "compile_json", "problems"]
 
 Signature = type[dspy.Signature]
 
@@ -88,6 +89,23 @@ def compile_chat(signature: Signature) -> Grammar:
 def compile_json(signature: Signature) -> Grammar:
     """The grammar of `dspy.JSONAdapter`'s answers. Raises GrammarError, which names the field."""
     return _json.get(signature)
+
+
+def problems(signature: Signature) -> dict[str, str]:
+    """Why the grammars cannot be compiled, by output field; "" is for what concerns several. Empty if they can."""
+    found: dict[str, str] = {}
+    for name, info in signature.output_fields.items():
+        try:
+            chat_value(Rules(indent=None, line_breaks=LINE_BREAKS), info)
+            json_value(Rules(indent=2), info)
+        except UnsupportedTypeError as error:
+            found[name] = f"Its type {info.annotation!r} cannot be compiled to a grammar: {error}."
+    for compiled in () if found else (compile_chat, compile_json):
+        try:
+            compiled(signature)
+        except GrammarError as error:
+            found[""] = str(error)
+    return found
 
 
 def _build_chat(signature: Signature) -> Grammar:
