@@ -273,12 +273,12 @@ def _narrow(model: "nn.Module") -> None:
 
 def local_models() -> list[str]:
     """Model strings that work without a download: aliases whose package is installed, and models in the hub's cache."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     names = [alias for alias, entry in ALIASES.items() if entry.packaged() is not None]
     try:
-        cached: Any = scan_cache_dir().repos
+        cached: Any = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         cached = ()
     for repo in cached:

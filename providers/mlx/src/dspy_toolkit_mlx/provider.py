@@ -5,10 +5,9 @@ import threading
 from functools import partial
 from typing import Any
 
-import dspy
-
 from dspy_toolkit.errors import ModelError, closest_first
 from dspy_toolkit_mlx.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.lm import MLXLM
 from dspy_toolkit_mlx.models import ResolvedModel, load, resolve_model
 
 __all__ = ["close", "connect", "engine_for"]
@@ -21,7 +20,7 @@ _engines: dict[tuple[Any, ...], MLXEngine] = {}
 _named: dict[str, MLXEngine] = {}
 
 
-def connect(model: str, **options: Any) -> dspy.LM:
+def connect(model: str, **options: Any) -> MLXLM:
     """Return an LM whose model is loaded and ready.
 
     `options` are those of `dspy.LM` (temperature, max_tokens, cache, ...) and of `MLXEngine` (deterministic, max_rows,
@@ -35,7 +34,7 @@ def connect(model: str, **options: Any) -> dspy.LM:
     resolved = resolve_model(model)
     engine = _shared(resolved, engine_options)
     engine.start()
-    return dspy.LM(resolved.name, engine=engine, async_engine=AsyncMLXEngine(engine), **options)
+    return MLXLM(resolved.name, engine=engine, async_engine=AsyncMLXEngine(engine), **options)
 
 
 def engine_for(model: str) -> MLXEngine:
