@@ -37,7 +37,7 @@ def base_language() -> Language:
     return Language(lexicon=_lexicon(rng), grammar=_grammar(rng))
 
 
-def shifted_language(shift: float, seed: int) -> Language:
+def shifted_language(shift: float, seed: str) -> Language:
     """A language at distance `shift` (0 is the base language, 1 shares neither words nor grammar with it)."""
     rng = random.Random(f"language {seed}")
     base, other = base_language(), Language(lexicon=_lexicon(rng), grammar=_grammar(rng))
