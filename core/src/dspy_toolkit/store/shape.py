@@ -16,7 +16,7 @@ Shape = dict[str, list[tuple[str, str, str]]]
 
 
 def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What changed from the stored shape to the current one, a sentence each; what is gone with the closest new name."""
+    """What changed from the stored shape to the current one, a sentence each, with the closest new name."""
     changes = []
     for name in stored:
         if name not in current:
