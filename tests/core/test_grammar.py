@@ -26,6 +26,7 @@ from typing_extensions import TypedDict
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit.grammar import Grammar, compile_chat, compile_json
 from dspy_toolkit.grammar.numbers import decimal_range, float_range, integer_range
+from dspy_toolkit.grammar.rules import regex_of_number
 
 CHAT, JSON = dspy.ChatAdapter(), dspy.JSONAdapter()
 
@@ -264,7 +265,7 @@ def read(adapter: dspy.Adapter, signature: type[dspy.Signature], text: str) -> d
 
 @pytest.mark.parametrize("adapter", ["chat", "json"])
 @pytest.mark.parametrize("name", TYPES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32), free=st.sampled_from([5, 40, 150]))
 def test_everything_the_grammar_accepts_parses(name: str, adapter: str, seed: int, free: int) -> None:
     signature = signature_of(TYPES[name])
@@ -390,7 +391,7 @@ def imitable(value: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", VALUES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_what_dspy_renders_is_accepted(name: str, data: st.DataObject) -> None:
     signature = signature_of(TYPES[name])
@@ -402,7 +403,7 @@ def test_what_dspy_renders_is_accepted(name: str, data: st.DataObject) -> None:
         assert accepts(compiled(signature), text), text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(-(10**9), 10**9), st.integers(0, 10**9), st.integers(-(10**10), 10**10))
 def test_integer_range(low: int, width: int, other: int) -> None:
     pattern = re.compile(integer_range(low, low + width))
@@ -411,7 +412,7 @@ def test_integer_range(low: int, width: int, other: int) -> None:
     assert not pattern.fullmatch(f"0{abs(low)}")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.decimals(-1000, 1000, places=4), st.decimals(0, 50, places=3), st.lists(st.decimals(-1000, 1000, places=5)))
 def test_decimal_range(low: decimal.Decimal, width: decimal.Decimal, others: list[decimal.Decimal]) -> None:
     high = low + width
@@ -426,7 +427,7 @@ def test_decimal_range(low: decimal.Decimal, width: decimal.Decimal, others: lis
             assert bool(pattern.fullmatch(spelled)) == inside, (spelled, pattern.pattern)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_FLOATS, _FLOATS, st.lists(_FLOATS, max_size=5))
 def test_float_range(one: float, two: float, others: list[float]) -> None:
     low, high = sorted((one, two))
@@ -534,3 +535,16 @@ def test_the_order_of_a_json_object_and_its_whitespace_are_dspys() -> None:
     text = rendered(JSON, signature, value)
     assert accepts(compile_json(signature), text)
     assert not accepts(compile_json(signature), json.dumps(json.loads(text)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    _FLOATS, _FLOATS, st.sampled_from(["minimum", "exclusiveMinimum"]), st.sampled_from(["maximum", "exclusiveMaximum"])
+)
+def test_the_minimal_number_is_in_the_range(one: float, two: float, least: str, most: str) -> None:
+    low, high = sorted((one, two))
+    assume(math.nextafter(math.nextafter(low, math.inf), math.inf) < high)
+    piece = regex_of_number({"type": "number", least: low, most: high})
+    assert re.fullmatch(piece.lark[1:-1], piece.minimal)
+    number = float(piece.minimal)
+    assert low < number < high or (number == low and least == "minimum") or (number == high and most == "maximum")
