@@ -48,7 +48,8 @@ def test_tasks_signatures_and_validate_show_the_plugin(command_line):
 
 def test_validate_finds_what_is_wrong_with_a_signature_of_ones_own(command_line):
     (command_line.folder / "mine.py").write_text(
-        "import dspy\n\nclass Mine(dspy.Signature):\n    question = dspy.InputField()\n    answer: complex = dspy.OutputField()\n"
+        "import dspy\n\nclass Mine(dspy.Signature):\n"
+        "    question = dspy.InputField()\n    answer: complex = dspy.OutputField()\n"
     )
     done = command_line("validate", "mine:Mine", "--json")
     assert done.returncode == 1
@@ -103,7 +104,7 @@ def test_ctrl_c_stops_soon_keeps_what_was_found_and_the_rest_is_done_later(comma
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=30)
     done = command_line.calls
     assert process.returncode == 1
     assert 20 <= done < whole
@@ -127,8 +128,8 @@ def test_unknown_names_say_what_exists_closest_first(command_line):
     error = one_line_error(command_line(*OPTIMIZE, "--param", "max_bootstraped_demos=1"))
     assert "max_bootstrapped_demos" in error
     assert "'pressur'" in one_line_error(command_line("run", "weather/forecast", "-i", "pressur=3"))
-    assert "pip install dspy-toolkit-lora" in one_line_error(
-        command_line("optimize", "lora/hyperparameters", DSPY_TOOLKIT_PLUGINS="")
+    assert "pip install dspy-toolkit-origami" in one_line_error(
+        command_line("optimize", "origami/cranes", DSPY_TOOLKIT_PLUGINS="")
     )
 
 

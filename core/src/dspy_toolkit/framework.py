@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
-from dspy_toolkit.errors import BundleError
+from dspy_toolkit.errors import BundleError, OptimizationInterrupted
 from dspy_toolkit.metrics import Metric
 from dspy_toolkit.optimize import (
     EventSink,
@@ -178,21 +178,35 @@ class DSPyFramework:
         project = self.config.project(task.project)
         optimizer = optimizer or project.optimizer or task.entry.optimizer
         defaults = task.entry.optimizer_params if optimizer == task.entry.optimizer else {}
-        result = self.optimize_module(
-            task.program(),
-            task.data(),
-            task.metric(),
-            task_type=task.name,
-            optimizer=optimizer,
-            model=model or project.model,
-            seed=seed,
-            rows={**task.entry.rows, **project.rows, **(rows or {})},
-            on_event=on_event,
-            stop=stop,
-            **{**defaults, **project.optimizer_params, **(parameters or {})},
-        )
+        try:
+            result = self.optimize_module(
+                task.program(),
+                task.data(),
+                task.metric(),
+                task_type=task.name,
+                optimizer=optimizer,
+                model=model or project.model,
+                seed=seed,
+                rows={**task.entry.rows, **project.rows, **(rows or {})},
+                on_event=on_event,
+                stop=stop,
+                **{**defaults, **project.optimizer_params, **(parameters or {})},
+            )
+        except OptimizationInterrupted as interruption:
+            raise self._kept(task, interruption) from None
         version = self.store.save(result, example_inputs=task.example_inputs(), adapter=self.adapter())
         return result, version
+
+    def _kept(self, task: Task, interruption: OptimizationInterrupted) -> OptimizationInterrupted:
+        """The interruption, with what it leaves behind stored and told."""
+        kept = "Finished LM calls are kept"
+        partial = interruption.partial
+        if isinstance(partial, OptimizationResult) and partial.program is not None:
+            version = self.store.save(partial, example_inputs=task.example_inputs(), adapter=self.adapter())
+            kept += f", and the best program so far is {task.name}@{version.name}, not yet measured"
+        return OptimizationInterrupted(
+            f"{interruption} {kept}. The same command again goes on from here.", partial=partial
+        )
 
     def metric(self, metrics: AnyMetric | Sequence[AnyMetric]) -> Metric:
         """One Metric from a metric, a name, or a list of them (their mean)."""

@@ -248,6 +248,7 @@ class PluginManager:
     def _collect(self, kind: type[E]) -> dict[str, Found[E]]:
         collected: dict[str, Found[E]] = {}
         providers: dict[str, str] = {}
+        noun = _HOOKS[kind][1]
         for key, module in sorted(self._modules.items(), key=lambda item: (item[0][0] != BUILTIN, item[0])):
             project, distribution = key
             try:
@@ -255,15 +256,15 @@ class PluginManager:
                 names = [entry.name for entry in entries]
                 for name in names:
                     if names.count(name) > 1:
-                        raise DuplicateNameError(f"{distribution} contributes the {_HOOKS[kind][1]} {name!r} twice.")  # noqa: TRY301
-                    if kind is ProviderEntry and name in providers:
+                        raise DuplicateNameError(f"{distribution} contributes the {noun} {name!r} twice.")  # noqa: TRY301
+                    if noun == "provider" and name in providers:
                         raise DuplicateNameError(_clash(name, providers[name], distribution, noun="provider"))  # noqa: TRY301
             except (Exception, SystemExit) as error:  # whatever a stranger's hook raises, the others go on
                 if os.environ.get("DSPY_TOOLKIT_STRICT"):
                     raise
                 self._records[key] = replace(self._records[key], error=_describe(error))
                 continue
-            providers.update(dict.fromkeys(names, distribution) if kind is ProviderEntry else {})
+            providers.update(dict.fromkeys(names, distribution))
             for entry in entries:
                 collected[f"{project}/{entry.name}"] = Found(entry=entry, project=project, distribution=distribution)
         return collected

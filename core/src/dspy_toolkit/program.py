@@ -28,4 +28,4 @@ class Program(dspy.Module):
         with dspy.context(lm=self.lm, adapter=self.adapter):
             if hasattr(self.module, "aforward"):
                 return await self.module.acall(**inputs)
-            return await dspy.asyncify(self.module)(**inputs)
+            return await dspy.asyncify(self.module)(**inputs)  # pyright: ignore[reportCallIssue] - it takes what the module takes

@@ -35,9 +35,11 @@ class ModelProfile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(description="model string, provider first: 'mlx/smollm2-135m'")
-    temperature: float | None = Field(None, ge=0, le=2, description="sampling temperature; none: the provider's")
-    max_tokens: int | None = Field(None, gt=0, description="most tokens per completion; none: the provider's")
-    cache: bool = Field(True, description="answer repeated calls from DSPy's cache")
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="sampling temperature; none: the provider's"
+    )
+    max_tokens: int | None = Field(default=None, gt=0, description="most tokens per completion; none: the provider's")
+    cache: bool = Field(default=True, description="answer repeated calls from DSPy's cache")
 
 
 class ProjectConfig(BaseModel):
@@ -45,8 +47,8 @@ class ProjectConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str | None = Field(None, description="model string or profile name")
-    optimizer: str | None = Field(None, description="optimizer name")
+    model: str | None = Field(default=None, description="model string or profile name")
+    optimizer: str | None = Field(default=None, description="optimizer name")
     optimizer_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that optimizer")
     rows: dict[str, int] = Field(default_factory=dict, description="rows drawn from each set: train, validation, test")
     options: dict[str, Any] = Field(default_factory=dict, description="whatever the project's plugin reads")
@@ -63,10 +65,10 @@ class DSPyConfig(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
     )
 
-    model: str = Field("mlx/smollm2-135m", description="default model: a model string or the name of a profile")
+    model: str = Field(default="mlx/smollm2-135m", description="default model: a model string or the name of a profile")
     models: dict[str, ModelProfile] = Field(default_factory=dict, description="named model choices")
     projects: dict[str, ProjectConfig] = Field(default_factory=dict, description="settings per project")
-    adapter: Literal["chat", "json"] = Field("chat", description="prompt and answer format")
+    adapter: Literal["chat", "json"] = Field(default="chat", description="prompt and answer format")
     store: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("dspy-toolkit") / "programs",
         description="folder of optimized programs",
@@ -75,9 +77,9 @@ class DSPyConfig(BaseSettings):
         default_factory=lambda: platformdirs.user_cache_path("dspy-toolkit"),
         description="folder of what can be made again: LM answers, converted models, trial results",
     )
-    seed: int = Field(0, ge=0, description="seed of every draw")
-    num_threads: int = Field(4, ge=1, le=256, description="examples evaluated at the same time")
-    max_errors: int = Field(10, ge=0, description="failing examples that end a run")
+    seed: int = Field(default=0, ge=0, description="seed of every draw")
+    num_threads: int = Field(default=4, ge=1, le=256, description="examples evaluated at the same time")
+    max_errors: int = Field(default=10, ge=0, description="failing examples that end a run")
 
     def __init__(self, *, config_file: Path | str | None = None, **arguments: Any):
         """`config_file` replaces the search for one; `arguments` win over everything."""

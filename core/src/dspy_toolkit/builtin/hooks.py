@@ -32,6 +32,11 @@ def toolkit_optimizers() -> Iterable[OptimizerEntry]:
         summary="BootstrapFewShot: demonstrations the program made itself and the metric accepted.",
         optimizer="dspy_toolkit.builtin.optimizers:bootstrap",
     )
+    yield OptimizerEntry(
+        name="labeled",
+        summary="LabeledFewShot: training rows as demonstrations, as they are.",
+        optimizer="dspy_toolkit.builtin.optimizers:labeled",
+    )
 
 
 @hookimpl

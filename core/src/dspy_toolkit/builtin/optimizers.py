@@ -6,10 +6,11 @@ from typing import Annotated, Any
 import dspy
 from pydantic import Field
 
+from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.data import signatures_of
 from dspy_toolkit.optimize.job import OptimizerJob
 
-__all__ = ["bootstrap"]
+__all__ = ["bootstrap", "labeled"]
 
 Count = Annotated[int, Field(ge=0)]
 Threshold = Annotated[float, Field(gt=0, le=1)]
@@ -42,6 +43,24 @@ def bootstrap(
     )
     job.report(0, len(rows))
     return search.compile(job.program, trainset=rows)
+
+
+def labeled(job: OptimizerJob, *, k: Annotated[int, Field(ge=1)] = 16) -> dspy.Module:
+    """DSPy's LabeledFewShot: `k` training rows as they are. Makes no LM call of its own.
+
+    LabeledFewShot draws with a fixed seed; here the run's seed shuffles the rows first. Raises OptimizationError when
+    the rows have no labels.
+    """
+    rows = list(job.train)
+    if not _labelled(job.program, rows):
+        raise OptimizationError(
+            "The optimizer 'labeled' shows training rows as they are, and these do not have every output field of the "
+            "program; use 'bootstrap', which makes the outputs."
+        )
+    random.Random(job.seed).shuffle(rows)
+    program = dspy.LabeledFewShot(k=k).compile(job.program, trainset=rows)
+    job.report(1, 1)
+    return program
 
 
 class _Bootstrap(dspy.BootstrapFewShot):

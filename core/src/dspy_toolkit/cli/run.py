@@ -1,14 +1,11 @@
 """`dspy-toolkit run`: run a task's stored program, or its unoptimized one, on one set of inputs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
-
-if TYPE_CHECKING:
-    import dspy
 
 __all__ = ["add_to"]
 
@@ -40,8 +37,9 @@ def add_to(app: typer.Typer) -> None:
             from dspy_toolkit.framework import DSPyFramework
 
             framework = DSPyFramework()
-            program, task, version = _program(framework, name, model, plain)
-            values = _typed(given, program, task)
+            task, version = _found(framework, name, plain)
+            values = _typed(given, task)
+            program = _bound(framework, name, task, version, model)
             prediction = program(**values)
             files = dict(task.files(values, prediction))
             written = _write(files, write) if write is not None else []
@@ -69,21 +67,28 @@ def add_to(app: typer.Typer) -> None:
                 output.print(f"wrote {path}")
 
 
-def _program(framework: Any, name: str, model: str | None, plain: bool) -> Any:
+def _found(framework: Any, name: str, plain: bool) -> tuple[Any, str | None]:
+    """The task, and which version of it (or bundle folder) to run; None is the plain program."""
     if Path(name).is_dir():
-        program = framework.load(name, model=model)
         from dspy_toolkit.store import read_bundle
 
-        return program, framework.task(read_bundle(Path(name)).manifest.task), str(name)
+        return framework.task(read_bundle(Path(name)).manifest.task), name
     task_name, _, at = name.partition("@")
     task = framework.task(task_name)
     if plain or (not at and task.name not in framework.store.tasks()):
-        return framework.bind(task.program(), model=model or framework.config.project(task.project).model), task, None
-    version = framework.store.get(task.name, at or None)
-    return framework.load(task.name, version.name, model=model), task, version.name
+        return task, None
+    return task, framework.store.get(task.name, at or None).name
 
 
-def _typed(given: dict[str, Any], program: "dspy.Module", task: Any) -> dict[str, Any]:
+def _bound(framework: Any, name: str, task: Any, version: str | None, model: str | None) -> Any:
+    if version is None:
+        return framework.bind(task.program(), model=model or framework.config.project(task.project).model)
+    if version == name:
+        return framework.load(name, model=model)
+    return framework.load(task.name, version, model=model)
+
+
+def _typed(given: dict[str, Any], task: Any) -> dict[str, Any]:
     """Inputs as the program's fields have them; words from the command line become numbers where the field says so."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -92,7 +97,8 @@ def _typed(given: dict[str, Any], program: "dspy.Module", task: Any) -> dict[str
 
     if not given:
         return dict(task.example_inputs())
-    names = input_fields(program.module)
+    program = task.program()
+    names = input_fields(program)
     for name in given:
         if name not in names:
             raise UnknownNameError(f"input field of {task.name}", name, names)

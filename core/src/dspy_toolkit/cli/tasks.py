@@ -64,7 +64,7 @@ def _one(plugins: Any, name: str) -> dict[str, Any]:
         "summary": task.entry.summary,
         "distribution": task.found.distribution,
         "inputs": ", ".join(input_fields(program)),
-        "predictors": {key: predictor.signature.signature for key, predictor in program.named_predictors()},
+        "predictors": {key: _line(predictor.signature) for key, predictor in program.named_predictors()},
         "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "rows_drawn": dict(task.entry.rows),
         "metric": task.metric_name,
@@ -72,3 +72,7 @@ def _one(plugins: Any, name: str) -> dict[str, Any]:
         "optimizer_params": dict(task.entry.optimizer_params),
         "fingerprint": fingerprint(program),
     }
+
+
+def _line(signature: Any) -> str:
+    return f"{', '.join(signature.input_fields)} -> {', '.join(signature.output_fields)}"

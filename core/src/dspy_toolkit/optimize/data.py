@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import dspy
 from dspy.adapters.utils import annotation_allows_none
-from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from dspy_toolkit.errors import DataError
 from dspy_toolkit.types import TaskData
@@ -134,7 +134,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted((plain(item) for item in value), key=_canonical)
     try:
-        return TypeAdapter(type(value)).dump_python(value, mode="json")
+        return to_jsonable_python(value)
     except (TypeError, ValueError) as error:
         raise DataError(f"A value of type {type(value).__name__} cannot be written as JSON: {error}") from error
 
@@ -146,7 +146,8 @@ def _canonical(value: Any) -> bytes:
 def _forward_parameters(program: dspy.Module) -> dict[str, bool]:
     if isinstance(program, dspy.Predict):
         return {}
-    parameters = inspect.signature(program.forward).parameters.values() if hasattr(program, "forward") else ()
+    forward = getattr(type(program), "forward", None)  # of the class: DSPy warns when an instance's is looked at
+    parameters = list(inspect.signature(forward).parameters.values())[1:] if forward else []
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {each.name: each.default is inspect.Parameter.empty for each in parameters if each.kind in kinds}
 

@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import dspy
+from pydantic_core import to_jsonable_python
 
-from dspy_toolkit.errors import DataError, MetricError, OptimizationError, OptimizationInterrupted
+from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted
 from dspy_toolkit.metrics.metric import Metric
-from dspy_toolkit.optimize.data import plain
 from dspy_toolkit.optimize.events import Emitter, EventSink, Stage
+from dspy_toolkit.optimize.quiet import quiet
 from dspy_toolkit.optimize.scores import ScoreEstimate, estimate
 from dspy_toolkit.optimize.usage import DeadLM, Meter, StopRequested, Usage
 
@@ -107,6 +108,7 @@ def evaluate(
 ) -> Evaluation:
     """Run `program` on every row and score it; a row that fails counts as 0 and is in the error table.
 
+    What program and metric print goes to the logger `dspy_toolkit.optimize` (see `quiet`).
     `seed` is that of the interval. Raises OptimizationError when every row fails or the LM stops answering (a dead LM
     is not a score of 0); OptimizationInterrupted on Ctrl-C or when `stop` is set, with the Evaluation of the finished
     rows, or None, as `partial`.
@@ -153,7 +155,8 @@ def evaluate_metered(
             seconds=time.perf_counter() - started,
         )
 
-    with meter.counting(), dspy.context(lm=lm, trace=None, disable_history=True, **_given(adapter)):
+    settings = {"lm": lm, "trace": None, "disable_history": True, **({} if adapter is None else {"adapter": adapter})}
+    with meter.counting(), dspy.context(**settings), quiet():
         work = [_Row(number, example, program, metric) for number, example in enumerate(rows, start=1)]
         try:
             for outcome in _in_threads(work, num_threads, stop):
@@ -275,10 +278,6 @@ def _with_row(error: Exception, number: int) -> Exception:
     return error
 
 
-def _given(adapter: dspy.Adapter | None) -> dict[str, Any]:
-    return {} if adapter is None else {"adapter": adapter}
-
-
 def _model(lm: Any) -> str:
     return repr(getattr(lm, "model", type(lm).__name__))
 
@@ -292,11 +291,5 @@ def _message(error: BaseException) -> str:
     return text if len(text) <= 500 else f"{text[:497]}..."
 
 
-def _plain_or_repr(values: Mapping[str, Any]) -> dict[str, Any]:
-    written = {}
-    for name, value in values.items():
-        try:
-            written[name] = plain(value)
-        except DataError:
-            written[name] = repr(value)
-    return written
+def _plain_or_repr(values: Mapping[str, Any]) -> Any:
+    return to_jsonable_python(dict(values), inf_nan_mode="strings", fallback=repr)

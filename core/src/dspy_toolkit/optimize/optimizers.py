@@ -12,7 +12,7 @@ from dspy_toolkit.types import OptimizerEntry
 
 __all__ = ["check_parameters", "find_optimizer", "parameters_of"]
 
-DSPY_NAMES = {"bootstrapfewshot": "core/bootstrap"}
+DSPY_NAMES = {"bootstrapfewshot": "core/bootstrap", "labeledfewshot": "core/labeled"}
 """DSPy's class names, lower case, and what does the same here."""
 
 

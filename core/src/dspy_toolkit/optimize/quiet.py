@@ -1,8 +1,8 @@
 """Keeping DSPy's progress bars, prints and log lines off the terminal, and nobody else's.
 
-DSPy's optimizers print and draw tqdm bars on stdout and stderr. `contextlib.redirect_stdout` would silence the whole
-process, our own progress bar included; here only what is written inside `quiet()` and outside `loud()` is diverted, to
-the logger `dspy_toolkit.optimize` at DEBUG.
+DSPy's optimizers print and draw tqdm bars on stdout and stderr, and its LMs log there. `contextlib.redirect_stdout`
+would silence the whole process, our own progress bar included; here only what is written inside `quiet()` and outside
+`loud()`, by this thread and those given its context, is diverted: to the logger `dspy_toolkit.optimize` at DEBUG.
 """
 
 import io
@@ -50,9 +50,9 @@ class _Filter(io.TextIOBase):
     def encoding(self) -> str:  # type: ignore[override]
         return self._stream.encoding
 
-    @property
-    def buffer(self) -> object:
-        return self._stream.buffer
+    def __getattr__(self, name: str) -> Any:
+        # Among others rich's `rich_proxied_file`, without which a live display would write into itself.
+        return getattr(self._stream, name)
 
 
 @contextmanager

@@ -71,6 +71,8 @@ def optimize(
         run.found = run.search()
         run.optimized = run.evaluate(run.found, "optimized")
         run.comparison = compare(run.baseline.scores, run.optimized.scores, seed=seed)
+    except KeyboardInterrupt as interruption:  # between two stages
+        raise OptimizationInterrupted("Stopped.", partial=run.result()) from interruption
     except OptimizationError as error:
         if isinstance(error.partial, Evaluation) and run.baseline is None:
             run.baseline = error.partial

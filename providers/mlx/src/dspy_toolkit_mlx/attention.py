@@ -74,8 +74,13 @@ class Plan:
         self._windows: dict[int, Any] = {}
 
     def _blocks(self, count: np.ndarray, starts: np.ndarray, tails: np.ndarray) -> None:
-        short = count <= SHORT
         self.blocks: list[_Block] = []
+        self.order: mx.array | None = None
+        if self.single:
+            reach = mx.array(tails)[:, None, None, None]
+            self.blocks.append(_Block(None, None, 1, self.rows, reach, self.columns))
+            return
+        short = count <= SHORT
         order = np.zeros(self.size, dtype=np.int64)
         filled = 0
         for rows, everyone in ((np.nonzero(short)[0], True), (np.nonzero(~short)[0], False)):
@@ -90,7 +95,7 @@ class Plan:
             reach = tails[lines][:, None] + np.arange(width)[None, :]
             self.blocks.append(
                 _Block(
-                    gather=None if self.single else mx.array(np.where(real, gather, 0)),
+                    gather=mx.array(np.where(real, gather, 0)),
                     rows=None if everyone else mx.array(lines),
                     width=width,
                     count=len(lines),
@@ -98,26 +103,30 @@ class Plan:
                     columns=int((tails + count)[rows].max()),
                 )
             )
-        self.order = None if self.single else mx.array(order)
+        self.order = mx.array(order)
 
     def _groups(self, row_of: np.ndarray, bases: list[int], prefixes: list[list[Any] | None]) -> None:
-        members: dict[int, list[int]] = {}
-        for row, prefix in enumerate(prefixes):
-            if prefix is not None:
-                members.setdefault(id(prefix), []).append(row)
+        numbers: dict[int, int] = {}
+        of_row = [-1 if prefix is None else numbers.setdefault(id(prefix), len(numbers)) for prefix in prefixes]
         self.groups: list[PrefixGroup] = []
+        self.group_order: mx.array | None = None
+        self.one_group = len(numbers) == 1 and -1 not in of_row
+        of_token = None if self.one_group or not numbers else np.array(of_row)[row_of]
         order = np.zeros(self.size, dtype=np.int64)
         filled = 1
-        for rows in members.values():
-            tokens = np.nonzero(np.isin(row_of, rows))[0]
-            everyone = len(tokens) == self.size
-            prefix = prefixes[rows[0]]
+        for number in numbers.values():
+            row = of_row.index(number)
+            prefix = prefixes[row]
             assert prefix is not None
-            self.groups.append(PrefixGroup(prefix, bases[rows[0]], None if everyone else mx.array(tokens)))
+            if of_token is None:
+                self.groups.append(PrefixGroup(prefix, bases[row], None))
+                return
+            tokens = np.nonzero(of_token == number)[0]
+            self.groups.append(PrefixGroup(prefix, bases[row], mx.array(tokens)))
             order[tokens] = filled + np.arange(len(tokens))
             filled += len(tokens)
-        self.one_group = len(self.groups) == 1 and self.groups[0].tokens is None
-        self.group_order = None if self.one_group else mx.array(order)
+        if numbers:
+            self.group_order = mx.array(order)
 
     def tail_mask(self, index: int, window: int | None) -> mx.array:
         """Which tail columns each query of a block sees: (rows, 1, width, columns), True where it does."""

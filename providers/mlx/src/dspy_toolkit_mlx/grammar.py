@@ -73,6 +73,7 @@ class GrammarStore:
     def __init__(self, tokenizer: LLTokenizer, size: int = 256):
         self.tokenizer = tokenizer
         self.words = (tokenizer.vocab_size + 31) // 32
+        self.quote = (tuple(tokenizer.tokenize_str('"')),)
         self._size = size
         self._lock = threading.Lock()
         self._compiled: OrderedDict[GrammarSource, _Compiled] = OrderedDict()
@@ -225,8 +226,7 @@ class LLGuide:
     def _field_end(self) -> tuple[int, ...]:
         """The tokens that end the free field we are in, or none if we are not in one that may end here."""
         if self._compiled.is_json:
-            quote = tuple(self._store.tokenizer.tokenize_str('"'))
-            ends: tuple[tuple[int, ...], ...] = (quote,) if self._in_string and not self._escaped else ()
+            ends = self._store.quote if self._in_string and not self._escaped else ()
         else:
             ends = self._compiled.markers
         for tokens in ends:

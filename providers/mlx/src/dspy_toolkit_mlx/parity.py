@@ -48,9 +48,7 @@ def _references(model: Any) -> tuple[list[mx.array], int]:
         cache = make_prompt_cache(model)
         model(mx.array([_SHARED]), cache=cache)
         found.append(model(mx.array([row]), cache=cache)[0, -1])
-        for token in more:
-            last = model(mx.array([[token]]), cache=cache)[0, -1]
-        found.append(last)
+        found.append([model(mx.array([[token]]), cache=cache)[0, -1] for token in more][-1])
     mx.eval(found)
     return found, found[0].shape[-1]
 

@@ -27,7 +27,9 @@ class Runner(Protocol):
 
     name: str
     sliceable: bool
-    rows: int
+
+    @property
+    def rows(self) -> int: ...
 
     def extend(self, state: Any, tokens: Rows[int]) -> Any:
         """Compute the state of a prefix that is `tokens` longer than that of `state` (None: of nothing)."""
@@ -94,7 +96,7 @@ class _Head:
 
 
 def _picking_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-    out = super(type(self), self).__call__(*args, **kwargs)
+    out = type(self).__mro__[1].__call__(self, *args, **kwargs)
     if self._pick is None:
         return out
     return out.reshape(-1, 1, out.shape[-1])[self._pick]

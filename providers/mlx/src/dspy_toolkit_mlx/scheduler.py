@@ -123,8 +123,8 @@ class Scheduler:
         for entry in self._order(now):
             if self._ready(entry):
                 continue
-            node = entry.target
-            assert node is not None
+            assert entry.target is not None
+            node = self._stop(entry.target)
             if not self._room(entry, extra=node.depth * self.limits.bytes_per_token):
                 return None
             source = self.tree.covered(node)
@@ -209,6 +209,18 @@ class Scheduler:
         rest = leaf.depth - max(best.depth, covered.depth)
         alone = best.depth == 0 and self.tree.sliceable and rest >= ALONE
         return leaf if alone or rest > self.limits.chunk else best
+
+    def _stop(self, target: Node) -> Node:
+        """Where to stop on the way to `target`: where others part who will want a state that cannot be cut."""
+        if self.tree.sliceable:
+            return target
+        covered = self.tree.covered(target)
+        path = list(target.path())
+        path = path[: path.index(covered)]
+        for node, below in zip(path[:0:-1], path[-2::-1], strict=True):  # downwards
+            if (node.depth - covered.depth) * (node.seen - below.seen) >= GAIN:
+                return node
+        return target
 
     def _aged(self, entry: Entry, now: float) -> bool:
         return now - entry.sequence.arrival > self.limits.age
