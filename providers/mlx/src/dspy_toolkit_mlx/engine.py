@@ -299,8 +299,9 @@ class MLXEngine:
         try:
             loop = EngineLoop(*self._load(), self.options, self._stats, self._inbox)
         except BaseException as error:  # noqa: BLE001 - the callers' threads raise it
-            wrapped = error if isinstance(error, ModelError) else ModelError(f"{self.name} cannot be loaded: {error}")
-            wrapped.__cause__ = error if wrapped is not error else error.__cause__
+            named = isinstance(error, ModelError) and self.name in str(error)
+            wrapped = error if named else ModelError(f"{self.name} cannot be loaded: {error}")
+            wrapped.__cause__ = error.__cause__ if named else error
             self._renew().set_exception(wrapped)
             return None
         self._loaded.set_result(loop)

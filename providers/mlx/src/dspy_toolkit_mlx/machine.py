@@ -4,7 +4,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-__all__ = ["kv_budget", "memory_limit"]
+__all__ = ["MemoryGuard", "kv_budget", "memory_limit"]
 
 _CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -59,3 +59,19 @@ def _ram() -> int:
 def _available() -> int:
     available = _meminfo("MemAvailable")
     return _ram() // 2 if available is None else available
+
+
+class MemoryGuard:
+    """Bounds what MLX keeps beside our own bytes: its buffer cache, and on Metal the memory that stays resident.
+
+    Both are settings of the process; `release` puts back what was there.
+    """
+
+    def __init__(self, kv_bytes: int):
+        self._cache = mx.set_cache_limit(min(kv_bytes // 4, 1 << 30))
+        self._wired = mx.set_wired_limit(memory_limit()) if mx.metal.is_available() else None
+
+    def release(self) -> None:
+        mx.set_cache_limit(self._cache)
+        if self._wired is not None:
+            mx.set_wired_limit(self._wired)
