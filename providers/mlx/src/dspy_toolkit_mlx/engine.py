@@ -253,9 +253,9 @@ class MLXEngine:
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> "MLXEngine":
         """The engine of a saved model string, shared with others of the same name."""
-        from dspy_toolkit_mlx.provider import connect
+        from dspy_toolkit_mlx.provider import engine_for
 
-        return connect(state["model"]).engine
+        return engine_for(state["model"])
 
     def __enter__(self) -> "MLXEngine":
         return self
