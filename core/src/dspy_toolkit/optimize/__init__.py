@@ -6,9 +6,11 @@ from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, ev
 from dspy_toolkit.optimize.events import Event, EventKind, EventSink, Stage
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
+from dspy_toolkit.optimize.pareto import pareto_front
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate, compare, estimate
+from dspy_toolkit.optimize.set_scores import compare_evaluations, estimate_set, measure
 from dspy_toolkit.optimize.usage import Usage
 
 __all__ = [
@@ -27,13 +29,17 @@ __all__ = [
     "Usage",
     "check_parameters",
     "compare",
+    "compare_evaluations",
     "configure_cache",
     "digest",
     "estimate",
+    "estimate_set",
     "evaluate",
     "find_optimizer",
     "input_fields",
+    "measure",
     "optimize",
+    "pareto_front",
     "prepare",
     "to_examples",
 ]
