@@ -15,10 +15,11 @@ Measure = Literal["f1", "jaccard", "precision", "recall"]
 class SetOverlap(FieldMetric):
     """How much the set in the field has in common with the set in the label, averaged over the fields.
 
-    With A things predicted, B labelled and C in both: precision C/A, recall C/B, jaccard C/(A+B-C), f1 2C/(A+B). Two empty sets score 1, one empty set 0. Order and repetition do not matter; texts are compared
-    after SQuAD's normalisation, everything else as plain JSON data. A field that holds no list or set is a set of one
-    thing; None is empty. Recall alone is 1 for an answer that lists everything, and precision alone for one that lists
-    a single sure thing; f1 and jaccard give neither away.
+    With A things predicted, B labelled and C in both: precision C/A, recall C/B, jaccard C/(A+B-C), f1 2C/(A+B). Two
+    empty sets score 1, one empty set 0. Order and repetition do not matter; texts are compared after SQuAD's
+    normalisation, everything else as plain JSON data. A field that holds no list or set is a set of one thing; None is
+    empty. Recall alone is 1 for an answer that lists everything, and precision alone for one that lists a single sure
+    thing; f1 and jaccard give neither away.
     """
 
     def __init__(self, *fields: str, measure: Measure = "f1"):
