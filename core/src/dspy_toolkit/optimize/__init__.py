@@ -1,6 +1,7 @@
 """Evaluating and optimizing programs: data, scores with intervals, runs that can be stopped and gone on with."""
 
 from dspy_toolkit.optimize.cache import configure_cache
+from dspy_toolkit.optimize.columns import Column
 from dspy_toolkit.optimize.data import Splits, digest, input_fields, prepare, to_examples
 from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, evaluate
 from dspy_toolkit.optimize.events import Event, EventKind, EventSink, Stage
@@ -11,10 +12,13 @@ from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate, compare, estimate
 from dspy_toolkit.optimize.set_scores import compare_evaluations, estimate_set, measure
+from dspy_toolkit.optimize.sources import Dataset, read_dataset
 from dspy_toolkit.optimize.usage import Usage
 
 __all__ = [
+    "Column",
     "Comparison",
+    "Dataset",
     "ErrorGroup",
     "Evaluation",
     "Event",
@@ -41,5 +45,6 @@ __all__ = [
     "optimize",
     "pareto_front",
     "prepare",
+    "read_dataset",
     "to_examples",
 ]
