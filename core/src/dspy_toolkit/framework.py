@@ -139,7 +139,8 @@ class DSPyFramework:
         """Optimize a module and measure it on held-out rows before and after. `module` is left as it was.
 
         `dataset` is three sets, or one list or file (see `read_dataset`), which is split by content. `metrics` is a
-        metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result. `parameters` are the optimizer's.
+        metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result. `parameters` are
+        the optimizer's.
         Raises DataError, OptimizationError, OptimizationInterrupted (with what was found), UnknownNameError.
         """
         found = find_optimizer(self.plugins, optimizer)

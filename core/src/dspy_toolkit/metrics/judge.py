@@ -2,10 +2,11 @@
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 from dspy_toolkit.errors import MetricError, ToolkitError
 from dspy_toolkit.metrics.score import Score
@@ -59,10 +60,14 @@ class LLMJudge:
                     reference=_json(gold.labels()) if gold.labels().keys() else None,
                     answer=_json(answer),
                 )
-            except dspy.utils.AdapterParseError as error:
+            except AdapterParseError as error:
                 reply = " ".join(str(error.lm_response).split())
                 raise MetricError(f"the judge's reply holds no grade: {reply[:200]!r}") from error
         return Score(score=(judged.grade - 1) / (self._grades - 1), feedback=judged.reason.strip())
+
+    def check(self, rows: Iterable[dspy.Example]) -> None:
+        """Raises ToolkitError when the judge's model cannot be had."""
+        self._connected()
 
     def _connected(self) -> dspy.LM:
         with self._lock:

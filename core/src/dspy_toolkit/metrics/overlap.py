@@ -57,16 +57,22 @@ set_f1 = SetOverlap()
 
 def _items(value: Any) -> dict[str, Any]:
     """What is in a set, by what makes two things equal."""
-    from dspy_toolkit.optimize.data import plain
-
     if value is None:
         return {}
     several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) and not _is_model(value)
     items = {}
     for item in value if several else [value]:
-        key = normalized(item) or item.strip() if isinstance(item, str) else None
-        items.setdefault(json.dumps(plain(item), sort_keys=True) if key is None else f"'{key}", item)
+        items.setdefault(_key(item), item)
     return items
+
+
+def _key(item: Any) -> str:
+    from dspy_toolkit.optimize.data import plain
+
+    if isinstance(item, str):
+        return f"'{normalized(item) or item.strip()}"
+    data = plain(item)
+    return json.dumps(int(data) if isinstance(data, float) and data.is_integer() else data, sort_keys=True)
 
 
 def _is_model(value: Any) -> bool:

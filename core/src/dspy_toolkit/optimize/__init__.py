@@ -7,7 +7,7 @@ from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, ev
 from dspy_toolkit.optimize.events import Event, EventKind, EventSink, Stage
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
-from dspy_toolkit.optimize.pareto import pareto_front
+from dspy_toolkit.optimize.pareto import by_parts, fewer_tokens, less_time, mean_score, pareto_front
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate, compare, estimate
@@ -31,6 +31,7 @@ __all__ = [
     "Splits",
     "Stage",
     "Usage",
+    "by_parts",
     "check_parameters",
     "compare",
     "compare_evaluations",
@@ -39,8 +40,11 @@ __all__ = [
     "estimate",
     "estimate_set",
     "evaluate",
+    "fewer_tokens",
     "find_optimizer",
     "input_fields",
+    "less_time",
+    "mean_score",
     "measure",
     "optimize",
     "pareto_front",

@@ -7,7 +7,7 @@ from typing import TypeVar
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.evaluate import Evaluation
 
-__all__ = ["by_parts", "fewer_tokens", "less_time", "pareto_front", "score"]
+__all__ = ["by_parts", "fewer_tokens", "less_time", "mean_score", "pareto_front"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ def pareto_front(
     }
 
 
-def score(evaluation: Evaluation) -> float:
+def mean_score(evaluation: Evaluation) -> float:
     """Objective: the score, 0-100."""
     return evaluation.score.score
 

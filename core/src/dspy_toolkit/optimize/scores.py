@@ -20,6 +20,7 @@ from dspy_toolkit.errors import OptimizationError
 __all__ = ["Comparison", "ScoreEstimate", "bca_interval", "compare", "estimate", "unseen_interval"]
 
 _TAIL = 0.025
+_SAME = 1e-9  # scores closer than this differ by rounding only
 _MAX_DRAWS = 20_000_000  # keeps 100,000 rows under a few seconds; up to 2,000 rows get 10,000 resamples
 
 
@@ -120,7 +121,7 @@ def _bca_quantiles(point: float, ordered: Sequence[float], influence: Sequence[f
     """The two quantiles of the replicates to read, corrected for bias and skew."""
     normal = NormalDist()
     # Ties count half: with few distinct values many resamples hit the point exactly.
-    below = sum(each < point for each in ordered) + 0.5 * sum(each == point for each in ordered)
+    below = sum(each < point - _SAME for each in ordered) + 0.5 * sum(abs(each - point) <= _SAME for each in ordered)
     bias = normal.inv_cdf(min(max(below / len(ordered), 1e-6), 1 - 1e-6))
     center = fmean(influence)
     deviations = [value - center for value in influence]
