@@ -18,6 +18,7 @@ from dspy_toolkit.optimize import (
     find_optimizer,
     optimize,
     prepare,
+    read_dataset,
 )
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.program import Program
@@ -123,7 +124,7 @@ class DSPyFramework:
     def optimize_module(
         self,
         module: dspy.Module,
-        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example],
+        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example] | str | os.PathLike[str],
         metrics: AnyMetric | Sequence[AnyMetric],
         *,
         task_type: str = "module",
@@ -137,11 +138,14 @@ class DSPyFramework:
     ) -> OptimizationResult:
         """Optimize a module and measure it on held-out rows before and after. `module` is left as it was.
 
-        `dataset` is three sets or one list, which is split by content. `metrics` is a metric, the name of one, or a
-        list, whose mean counts. `task_type` names the run in its result. `parameters` are the optimizer's.
+        `dataset` is three sets, or one list or file (see `read_dataset`), which is split by content. `metrics` is a
+        metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result. `parameters` are
+        the optimizer's.
         Raises DataError, OptimizationError, OptimizationInterrupted (with what was found), UnknownNameError.
         """
         found = find_optimizer(self.plugins, optimizer)
+        if isinstance(dataset, str | os.PathLike):
+            dataset = read_dataset(dataset, module)
         return optimize(
             module,
             data=prepare(dataset, module, rows=rows, seed=self._seed(seed)),

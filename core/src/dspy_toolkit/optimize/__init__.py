@@ -1,18 +1,24 @@
 """Evaluating and optimizing programs: data, scores with intervals, runs that can be stopped and gone on with."""
 
 from dspy_toolkit.optimize.cache import configure_cache
+from dspy_toolkit.optimize.columns import Column
 from dspy_toolkit.optimize.data import Splits, digest, input_fields, prepare, to_examples
 from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, evaluate
 from dspy_toolkit.optimize.events import Event, EventKind, EventSink, Stage
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
+from dspy_toolkit.optimize.pareto import by_parts, fewer_tokens, less_time, mean_score, pareto_front
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate, compare, estimate
+from dspy_toolkit.optimize.set_scores import compare_evaluations, estimate_set, measure
+from dspy_toolkit.optimize.sources import Dataset, read_dataset
 from dspy_toolkit.optimize.usage import Usage
 
 __all__ = [
+    "Column",
     "Comparison",
+    "Dataset",
     "ErrorGroup",
     "Evaluation",
     "Event",
@@ -25,15 +31,24 @@ __all__ = [
     "Splits",
     "Stage",
     "Usage",
+    "by_parts",
     "check_parameters",
     "compare",
+    "compare_evaluations",
     "configure_cache",
     "digest",
     "estimate",
+    "estimate_set",
     "evaluate",
+    "fewer_tokens",
     "find_optimizer",
     "input_fields",
+    "less_time",
+    "mean_score",
+    "measure",
     "optimize",
+    "pareto_front",
     "prepare",
+    "read_dataset",
     "to_examples",
 ]

@@ -9,6 +9,8 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from dspy_toolkit.optimize.costs import CostRecorder
+
 __all__ = ["DeadLM", "Meter", "StopRequested", "Usage"]
 
 DEAD_AFTER = 5
@@ -59,6 +61,7 @@ class Meter(BaseCallback):
         self._answered = self._generated = self._failures = self._in_a_row = 0
         self._input_tokens = self._output_tokens = 0
         self._last_error: Exception | None = None
+        self._costs = CostRecorder()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Meter":
         return self  # DSPy copies the usage tracker for each thread of its executor; there is one count
@@ -66,7 +69,7 @@ class Meter(BaseCallback):
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count the calls made in this context, and in the threads DSPy starts from it."""
-        callbacks = [*dspy.settings.get("callbacks", []), self]
+        callbacks = [*dspy.settings.get("callbacks", []), self, self._costs]
         with dspy.context(callbacks=callbacks, usage_tracker=self, track_usage=False):
             yield
 
@@ -114,6 +117,7 @@ class Meter(BaseCallback):
 
     def add_usage(self, model: str, usage: Mapping[str, Any]) -> None:
         """DSPy's usage tracker interface."""
+        self._costs.add_usage(model, usage)
         with self._lock:
             self._generated += 1
             self._input_tokens += usage.get("prompt_tokens") or 0
