@@ -12,7 +12,7 @@ import re
 import unicodedata
 import uuid
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, Union
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Optional, TypeVar, Union
 
 import dspy
 import pydantic
@@ -99,6 +99,9 @@ def walk(grammar: Grammar, seed: int, free: int = 40) -> str:
     return written.decode()
 
 
+T = TypeVar("T")
+
+
 class Color(enum.Enum):
     RED = "red"
     DARK_BLUE = "dark blue"
@@ -137,6 +140,20 @@ class Node(pydantic.BaseModel):
     value: int
     children: list["Node"] = []
     next: Optional["Node"] = None
+
+
+class Aliased(pydantic.BaseModel, extra="allow"):
+    foo_bar: int = pydantic.Field(alias="fooBar")
+    other: str = pydantic.Field(validation_alias=pydantic.AliasChoices("one", "two"))
+
+
+class Pair(enum.Enum):
+    LOW = (1, 2)
+    HIGH = (3, 4)
+
+
+class Box(pydantic.BaseModel, Generic[T]):
+    content: T
 
 
 class Cat(pydantic.BaseModel):
@@ -233,6 +250,14 @@ TYPES: dict[str, Any] = {
     "recursive": Node,
     "tagged union": Annotated[Cat | Dog, pydantic.Field(discriminator="kind")],
     "union of models": Cat | Dog,
+    "aliases": Aliased,
+    "root model": pydantic.RootModel[list[int]],
+    "generic model": Box[str],
+    "enum of tuples": Pair,
+    "unwieldy literal": Literal["é", "日本", 'a"b', "x/y", "\\n"],
+    "many labels": Literal[tuple(f"label {number}" for number in range(200))],
+    "loose pattern": list[Annotated[str, pydantic.StringConstraints(pattern=r"[a-c]+\.(x|y)?$", max_length=9)]],
+    "escaped pattern": Annotated[str, pydantic.StringConstraints(pattern=r'^\w+@\w+/[^\s"]+$')],
     "typed dict": Loose,
     "named tuple": Triple,
     "dataclass": Plain,
@@ -456,6 +481,8 @@ UNCOMPILABLE: dict[str, tuple[Any, str]] = {
     "never ends": (Endless, "nest"),
     "strict": (Strict, "cannot"),
     "regex": (re.Pattern[str], "'regex'"),
+    "json in a string": (pydantic.Json[list[int]], "'application/json'"),
+    "complex": (complex, "cannot read"),
     "unwritable literal": (Literal["\n"], "reads no text"),
 }
 

@@ -166,7 +166,7 @@ def _checked(signature: Signature, grammar: Grammar, adapter: dspy.Adapter) -> G
             return grammar
         raise GrammarError(
             f"{signature.__name__} has a field that DSPy cannot read from text: "
-            f"{str(error).partition(' from the LM response')[0]}."
+            f"{' '.join(str(error).partition(' from the LM response')[0].split())[:300]}.{_REMEDY}"
         ) from error
     for name, info in signature.output_fields.items():
         try:
