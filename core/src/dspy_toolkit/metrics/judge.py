@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import dspy
+from dspy.signatures.signature import make_signature
 from dspy.utils.exceptions import AdapterParseError
 
 from dspy_toolkit.errors import MetricError, ToolkitError
@@ -78,7 +79,7 @@ class LLMJudge:
 
 def _signature(grades: int) -> type[dspy.Signature]:
     allowed = Literal[tuple(range(1, grades + 1))]  # pyright: ignore[reportInvalidTypeForm]
-    return dspy.Signature(
+    return make_signature(
         {
             "rubric": (str, dspy.InputField()),
             "task": (str, dspy.InputField(desc="What was asked.")),
