@@ -1,7 +1,16 @@
 """From requests to prompts and options."""
 
 import pytest
-from dspy.lm15 import Config, ImagePart, InvalidRequestError, Message, Request, TextPart, UnsupportedFeatureError
+from dspy.lm15 import (
+    Config,
+    ImagePart,
+    InvalidRequestError,
+    Message,
+    Reasoning,
+    Request,
+    TextPart,
+    UnsupportedFeatureError,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
