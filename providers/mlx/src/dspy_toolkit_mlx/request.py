@@ -156,7 +156,9 @@ class PromptRenderer:
         outside = [token for token in options.get("logit_bias", {}) if not 0 <= token < self._vocab_size]
         if outside:
             raise InvalidRequestError(f"logit_bias names token {outside[0]}; the vocabulary has {self._vocab_size}.")
-        prompt = self._prompt(request)
+        if grammar is not None and config.reasoning is not None and config.reasoning.effort != "off":
+            raise UnsupportedFeatureError("A grammar leaves no room for a thought.", feature="config.reasoning")
+        prompt = self._prompt(request, guided=grammar is not None)
         room = self.context - len(prompt)
         if room < 1:
             raise self._too_long(request, len(prompt))
@@ -187,21 +189,24 @@ class PromptRenderer:
             seeded=config.seed is not None,
         )
 
-    def _prompt(self, request: Request) -> list[int]:
+    def _prompt(self, request: Request, *, guided: bool) -> list[int]:
         messages = [_plain(message) for message in request.messages]
         system = _system(request)
         if system:
             messages.insert(0, {"role": "system", "content": system})
-        return self._encode(self._render(messages, request))
+        return self._encode(self._render(messages, request, guided=guided))
 
-    def _render(self, messages: list[dict[str, Any]], request: Request) -> str:
+    def _render(self, messages: list[dict[str, Any]], request: Request, *, guided: bool) -> str:
         from jinja2 import TemplateError
 
         options: dict[str, Any] = {}
         if request.tools:
             options["tools"] = [_tool(tool) for tool in request.tools]
-        if request.config.reasoning is not None:
-            options["enable_thinking"] = request.config.reasoning.effort != "off"
+        reasoning = request.config.reasoning
+        if reasoning is not None:
+            options["enable_thinking"] = reasoning.effort != "off"
+        elif guided:
+            options["enable_thinking"] = False  # the grammar leaves no room for a thought before the answer
         try:
             return self._apply(messages, add_generation_prompt=True, tokenize=False, **options)
         except TemplateError as error:
