@@ -1,9 +1,11 @@
 """A DSPy request becomes prompt tokens and options. Runs in the caller's thread; refuses by name what it cannot do."""
 
+import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -81,7 +83,14 @@ class Prepared:
             return base
         if rollout is None:
             return replace(base, seed=derive(base.seed, completion))
-        return replace(base, seed=derive(base.seed if self.seeded else 0, rollout + 1, completion))
+        own = base.seed if self.seeded else _prompt_seed(0, self.prompt)
+        return replace(base, seed=derive(own, rollout + 1, completion))
+
+
+def _prompt_seed(seed: int, prompt: Sequence[int]) -> int:
+    """The seed of a prompt. Examples of a data set that are run with one seed must not all draw the same noise."""
+    digest = hashlib.blake2b(array("q", prompt).tobytes(), digest_size=8).digest()
+    return derive(seed, int.from_bytes(digest, "little"))
 
 
 def read_options(request: Request) -> tuple[dict[str, Any], GrammarSource | None]:
@@ -162,10 +171,11 @@ class PromptRenderer:
         room = self.context - len(prompt)
         if room < 1:
             raise self._too_long(request, len(prompt))
-        seed = config.seed
         if "rollout_id" in options:
-            seed = derive(seed or 0, options["rollout_id"] + 1)
-        elif seed is None:
+            seed = derive(_prompt_seed(config.seed or 0, prompt), options["rollout_id"] + 1)
+        elif config.seed is not None:
+            seed = _prompt_seed(config.seed, prompt)
+        else:
             seed = secrets.randbits(63)
         return Prepared(
             prompt=tuple(prompt),
