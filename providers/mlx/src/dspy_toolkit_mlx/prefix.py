@@ -171,7 +171,7 @@ class PrefixTree:
         node.users -= 1
 
     def trim(self, max_bytes: int | None = None) -> int:
-        """Drop the least recently used unpinned states, the longest first of several, until the bytes fit; returns how many."""
+        """Drop unpinned states until the bytes fit, least recently used first, then longest; returns how many went."""
         limit = self.max_bytes if max_bytes is None else max_bytes
         dropped = 0
         while self.bytes > limit:
