@@ -22,8 +22,8 @@ def _terse(schema: dict[str, Any]) -> None:
 class LoRAConfig(BaseModel):
     """The hyperparameters that decide how a LoRA run goes. All are needed, so a proposal is short and complete.
 
-    `scale` multiplies the low-rank update, as in mlx-lm; PEFT's `lora_alpha` is `scale * rank`. The bounds are what runs
-    use in practice: a small language model that reads "minimum: 1" in the schema answers 1.
+    `scale` multiplies the low-rank update, as in mlx-lm; PEFT's `lora_alpha` is `scale * rank`. The bounds are what
+    runs use in practice: a small language model that reads "minimum: 1" in the schema answers 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_terse)
