@@ -30,7 +30,7 @@ def toolkit_optimizers() -> Iterable[OptimizerEntry]:
     yield OptimizerEntry(
         name="bootstrap",
         summary="BootstrapFewShot: demonstrations the program made itself and the metric accepted.",
-        optimizer="dspy_toolkit.builtin.optimizers:bootstrap",
+        optimizer="dspy_toolkit.builtin.bootstrap:bootstrap",
     )
 
 
