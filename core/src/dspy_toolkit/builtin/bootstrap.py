@@ -1,4 +1,4 @@
-"""The optimizers in the box: DSPy's own, told apart from their progress bars."""
+"""DSPy's BootstrapFewShot."""
 
 import random
 from typing import Annotated, Any
@@ -6,21 +6,24 @@ from typing import Annotated, Any
 import dspy
 from pydantic import Field
 
-from dspy_toolkit.optimize.data import signatures_of
-from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.builtin.search import demos_must_fit, fresh, labelled
+from dspy_toolkit.optimize.context import limit_demos
+from dspy_toolkit.optimize.job import OptimizerJob, preflight
 
-__all__ = ["bootstrap"]
+__all__ = ["Bootstrapping", "Count", "Positive", "Threshold", "bootstrap"]
 
 Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
 Threshold = Annotated[float, Field(gt=0, le=1)]
 
 
+@preflight(demos_must_fit)
 def bootstrap(
     job: OptimizerJob,
     *,
-    max_bootstrapped_demos: Annotated[int, Field(ge=1)] = 4,
+    max_bootstrapped_demos: Positive = 4,
     max_labeled_demos: Count = 16,
-    max_rounds: Annotated[int, Field(ge=1)] = 1,
+    max_rounds: Positive = 1,
     metric_threshold: Threshold = 0.5,
 ) -> dspy.Module:
     """DSPy's BootstrapFewShot: demonstrations the program made itself on training rows and the metric accepted.
@@ -32,19 +35,22 @@ def bootstrap(
     """
     rows = list(job.train)
     random.Random(job.seed).shuffle(rows)
-    search = _Bootstrap(
+    search = Bootstrapping(
         job,
         metric=job.metric.with_threshold(metric_threshold),
-        max_bootstrapped_demos=max_bootstrapped_demos,
-        max_labeled_demos=max_labeled_demos if _labelled(job.program, rows) else 0,
         max_rounds=max_rounds,
         max_errors=len(rows) * max_rounds + 1,  # a row's failure costs that row, not the run
+        **limit_demos(
+            job,
+            max_bootstrapped_demos=max_bootstrapped_demos,
+            max_labeled_demos=max_labeled_demos if labelled(job.program, rows) else 0,
+        ),
     )
     job.report(0, len(rows))
-    return search.compile(job.program, trainset=rows)
+    return search.compile(fresh(job.program), trainset=rows)
 
 
-class _Bootstrap(dspy.BootstrapFewShot):
+class Bootstrapping(dspy.BootstrapFewShot):
     """BootstrapFewShot that tells how far it is and hands over what it has after each accepted row."""
 
     def __init__(self, job: OptimizerJob, **options: Any):
@@ -58,15 +64,13 @@ class _Bootstrap(dspy.BootstrapFewShot):
         accepted = bool(super()._bootstrap_one_example(example, round_idx))
         if accepted:
             self._accepted += 1
-            partial = self.student.deepcopy()
-            for name, predictor in partial.named_predictors():
-                predictor.demos = list(self.name2traces[name])
-            self._job.keep(partial, message=f"{self._accepted} demonstrations accepted")
+            self._keep(example)
         self._job.report(self._tried, len(self.trainset))
         return accepted
 
-
-def _labelled(program: dspy.Module, rows: list[dspy.Example]) -> bool:
-    """Whether a row can be a demonstration as it is: it has every output field of every predictor."""
-    outputs = {name for signature in signatures_of(program).values() for name in signature.output_fields}
-    return all(outputs <= set(row.keys()) for row in rows)
+    def _keep(self, example: dspy.Example) -> None:
+        """Called when a row's demonstrations were accepted and added to `name2traces`."""
+        partial = self.student.deepcopy()
+        for name, predictor in partial.named_predictors():
+            predictor.demos = list(self.name2traces[name])
+        self._job.keep(partial, message=f"{self._accepted} demonstrations accepted")

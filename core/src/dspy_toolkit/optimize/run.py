@@ -11,7 +11,7 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted
+from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted, ToolkitError
 from dspy_toolkit.metrics.metric import Metric, Score
 from dspy_toolkit.optimize.context import ContextWindow
 from dspy_toolkit.optimize.data import Splits, digest
@@ -22,7 +22,7 @@ from dspy_toolkit.optimize.optimizers import check_parameters
 from dspy_toolkit.optimize.quiet import quiet
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.scores import Comparison, compare
-from dspy_toolkit.optimize.usage import DeadLM, Meter, SinkFailed, StopRequested, interrupting
+from dspy_toolkit.optimize.usage import DeadLM, Ended, Meter, StopRequested, interrupting
 
 __all__ = ["optimize"]
 
@@ -187,13 +187,19 @@ class _Run:
                     found = self._fitting(found)
         except (KeyboardInterrupt, StopRequested) as interruption:
             raise OptimizationInterrupted("Stopped during the search.") from interruption
-        except SinkFailed as failed:
-            raise failed.cause from None
+        except Ended as ended:
+            raise ended.cause from None
         except DeadLM as dead:
             model = getattr(self.lm, "model", "")
             raise OptimizationError(
                 f"The LM {model!r} stopped answering during the search: {type(dead.cause).__name__}: {dead.cause}"
             ) from dead.cause
+        except ToolkitError:
+            raise
+        except Exception as error:  # an optimizer is a stranger's code; what the run has so far goes with the error
+            raise OptimizationError(
+                f"The optimizer {self.optimizer_name!r} failed: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(found, dspy.Module):
             raise OptimizationError(
                 f"The optimizer {self.optimizer_name!r} returned a {type(found).__name__}; expected a dspy.Module."
@@ -259,5 +265,5 @@ def _sink() -> Iterator[None]:
     """What the event sink raises must end the run, and DSPy forgets the Exceptions of callbacks."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001  # a stranger's function; it is raised again by `search`
-        raise SinkFailed(error) from error
+    except Exception as error:  # a stranger's function; it is raised again by `search`
+        raise Ended(error) from error

@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
-__all__ = ["DeadLM", "Meter", "SinkFailed", "StopRequested", "Usage", "interrupting"]
+__all__ = ["DeadLM", "Ended", "Meter", "StopRequested", "Usage", "interrupting"]
 
 DEAD_AFTER = 5
 """So many LM calls failing one after another, with none answered in between, mean that the LM is gone."""
@@ -47,8 +47,8 @@ class DeadLM(BaseException):
         self.cause = cause
 
 
-class SinkFailed(BaseException):
-    """The event sink raised `cause`; DSPy logs and forgets what a callback raises, unless it is no Exception."""
+class Ended(BaseException):
+    """Ends the search with `cause`, which DSPy would log and forget where it catches every Exception."""
 
     def __init__(self, cause: Exception):
         super().__init__(str(cause))
