@@ -64,7 +64,7 @@ def better_together(
     """
     validation = list(job.validation)
     search = Search(job, total=None, rows=len(validation))
-    steps = {name: _Step(job, name, given) for name, given in _steps(strategy, parameters).items()}
+    steps = {name: _Step(job, search, name, given) for name, given in _steps(strategy, parameters).items()}
     student = fresh(job.program)
     student.set_lm(job.lm)
     names = " -> ".join(name.strip() for name in strategy.split("->"))
@@ -88,9 +88,10 @@ def better_together(
 class _Step(Teleprompter):
     """One of our optimizers as one of DSPy's."""
 
-    def __init__(self, job: OptimizerJob, name: str, parameters: dict[str, Any]):
+    def __init__(self, job: OptimizerJob, search: Search, name: str, parameters: dict[str, Any]):
         super().__init__()
         self._job = job
+        self._search = search
         self._name = name
         self._parameters = parameters
         self.failed: Exception | None = None
@@ -103,12 +104,13 @@ class _Step(Teleprompter):
             program=stripped(student.deepcopy()),
             train=tuple(trainset),
             on_keep=lambda program, score, message: None,  # a step's best is not the run's; that is told by its score
-            on_report=lambda done, total, score, message: self._job.report(done, total, message=self._name),
+            on_report=lambda done, total, score, message: self._search.inner(done, self._name),
         )
         try:
             found = _STEPS[self._name](job, **self._parameters)
         except Exception as error:
             self.failed = error  # BetterTogether logs it, returns the best so far and looks finished
             raise
+        self._search.inner_ended()
         found.set_lm(self._job.lm)
         return found

@@ -1,7 +1,6 @@
 """DSPy's MIPROv2."""
 
 import math
-import warnings
 from typing import Annotated, Literal
 
 import dspy
@@ -79,8 +78,7 @@ def mipro(
     if batches:
         total = size * trials + rows * (trials // minibatch_full_eval_steps + 2)
     search = Search(job, total=total, rows=rows, metric=job.metric.with_threshold(metric_threshold))
-    with search.following(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*multivariate.*")  # optuna calls what DSPy uses experimental
+    with search.following():
         optimizer = dspy.MIPROv2(
             metric=search.metric,
             prompt_model=second_lm(job, prompt_model),

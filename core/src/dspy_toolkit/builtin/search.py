@@ -37,7 +37,7 @@ class Search(BaseCallback):
         self._total = total
         self._rows = rows
         self._lock = threading.RLock()
-        self._done = 0
+        self._done = self._before = self._inner = 0
         self._evaluating: dict[str, tuple[dspy.Module, int]] = {}
         self.best: float | None = None
 
@@ -60,6 +60,16 @@ class Search(BaseCallback):
                 self._done += 1
             self._report()
 
+    def inner(self, done: int, message: str) -> None:
+        """Rollouts of a search within this one, counted from its own start."""
+        with self._lock:
+            self._inner = done
+            self._report(message)
+
+    def inner_ended(self) -> None:
+        with self._lock:
+            self._before, self._inner = self._before + self._inner, 0
+
     def candidate(self, program: dspy.Module, score: float, *, what: str = "validation score") -> None:
         """Keep a copy of `program` if `score` (0-100) is the best so far."""
         with self._lock:
@@ -77,10 +87,11 @@ class Search(BaseCallback):
         if exception is None and rows == self._rows:
             self.candidate(program, float(outputs.score))
 
-    def _report(self) -> None:
+    def _report(self, message: str = "") -> None:
         with self._lock:
-            total = None if self._total is None else max(self._total, self._done)
-            self._job.report(self._done, total, score=self.best)
+            done = self._before + self._inner + self._done
+            total = None if self._total is None else max(self._total, done)
+            self._job.report(done, total, score=self.best, message=message)
 
 
 def fresh(program: dspy.Module) -> dspy.Module:

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 __all__ = ["DeadLM", "Ended", "Meter", "StopRequested", "Usage", "interrupting"]
+
+_generated: ContextVar[bool] = ContextVar("dspy_toolkit_generated", default=False)
+"""Whether the call in progress in this context asked its engine, not the cache."""
 
 DEAD_AFTER = 5
 """So many LM calls failing one after another, with none answered in between, mean that the LM is gone."""
@@ -117,6 +121,7 @@ class Meter(BaseCallback):
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self.check()
+        _generated.set(False)
         with self._lock:
             self._calling[call_id] = str(getattr(instance, "model", ""))
 
@@ -124,7 +129,10 @@ class Meter(BaseCallback):
         with self._lock:
             model = self._calling.pop(call_id, "")
             if exception is None:
-                self._answered += 1
+                # DSPy asks the engine once for each of n completions, and tells of them as one call.
+                extra = len(outputs) - 1 if _generated.get() and isinstance(outputs, list) else 0
+                self._answered += 1 + extra
+                self._generated += extra
                 self._in_a_row[model] = 0
             elif isinstance(exception, Exception):
                 self._failures += 1
@@ -135,6 +143,7 @@ class Meter(BaseCallback):
 
     def add_usage(self, model: str, usage: Mapping[str, Any]) -> None:
         """DSPy's usage tracker interface."""
+        _generated.set(True)
         with self._lock:
             self._generated += 1
             self._input_tokens += usage.get("prompt_tokens") or 0
