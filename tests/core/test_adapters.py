@@ -195,9 +195,10 @@ def test_returned_messages_belong_to_the_caller(kind: str) -> None:
     assert guided.format(Look, demos, demos[0]) == expected
 
 
-def test_signatures_are_not_kept_alive() -> None:
+@pytest.mark.parametrize("inputs", ["history: dspy.History, question", "question"])
+def test_signatures_are_not_kept_alive(inputs: str) -> None:
     adapter = GuidedChatAdapter()
-    signature = dspy.Signature("history: dspy.History, question -> answer")
+    signature = dspy.Signature(f"{inputs} -> answer")
     adapter.format(signature, [{"question": "q", "answer": "a"}], {"question": "q"})
     compile_chat(signature)
     alive = weakref.ref(signature)

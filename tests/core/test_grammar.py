@@ -522,6 +522,8 @@ def test_grammars_are_shared_by_signatures_that_differ_in_words_only() -> None:
     assert compile_chat(signature.with_instructions("Other words.")) is compile_chat(signature)
     other = signature.with_updated_fields("value", type_=list[str])
     assert compile_chat(other) is not compile_chat(signature)
+    other.fields["value"].annotation = int  # in place
+    assert compile_chat(other).lark == compile_chat(signature_of(int)).lark
     bounded = signature_of(Annotated[int, Le(3)])
     assert compile_chat(bounded).lark != compile_chat(signature_of(Annotated[int, Le(4)])).lark
 

@@ -170,6 +170,39 @@ def test_an_interrupted_run_goes_on_where_it_was_from_disk(plugin_manager, lm_ca
     assert result.optimized == expected.optimized
 
 
+def labelled(plugin_manager, lm, *, seed=0, rows=ROWS):
+    return optimize(
+        PROGRAM,
+        data=prepare(rows, PROGRAM),
+        metric=ExactMatch(),
+        optimizer=resolve(find_optimizer(plugin_manager, "LabeledFewShot").entry.optimizer),
+        optimizer_name="labeled",
+        parameters={"k": "3"},
+        lm=lm,
+        seed=seed,
+    )
+
+
+def test_labelled_demonstrations_alone(plugin_manager):
+    result = labelled(plugin_manager, ScriptedLM(learner))
+    assert result.optimized.score == 100
+    assert result.usage.lm_calls == result.baseline.n + result.optimized.n, "the search itself calls nothing"
+    train = {row.question: row.answer for row in prepare(ROWS, PROGRAM).train}
+    assert [train[demo.question] for demo in result.program.demos] == [demo.answer for demo in result.program.demos]
+    assert len(result.program.demos) == 3
+    assert PROGRAM.demos == []
+    drawn = {
+        tuple(demo.question for demo in labelled(plugin_manager, ScriptedLM(learner), seed=n).program.demos)
+        for n in range(3)
+    }
+    assert len(drawn) > 1
+
+
+def test_labelled_demonstrations_need_labels(plugin_manager):
+    with pytest.raises(OptimizationError, match=r"do not have every output field.*use 'bootstrap'"):
+        labelled(plugin_manager, ScriptedLM(learner), rows=[{"question": f"q{n}", "label": f"a{n}"} for n in range(9)])
+
+
 # --- stopping
 
 

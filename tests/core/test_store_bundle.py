@@ -248,8 +248,15 @@ def test_a_changed_model_inside_a_field_is_refused(tmp_path):
     other = pydantic.create_model("Place", x=(int, ...), y=(int, ...))
     bundle = write_bundle(tmp_path / "b", result_of(dspy.Predict(signature(one))), example_inputs={"q": "q"})
     assert load_program(bundle, lambda: dspy.Predict(signature(one)))
-    with pytest.raises(FingerprintError, match="'point' of 'self' is still called Place, with other content"):
+    with pytest.raises(FingerprintError, match=r"'point' of 'self' was Place{x: int} and is Place{x: int, y: int}"):
         load_program(bundle, lambda: dspy.Predict(signature(other)))
+
+
+def test_a_manifest_whose_fingerprint_was_changed_by_hand_is_refused(tmp_path):
+    path = damaged(tmp_path, "manifest.json", lambda file: None)
+    rewrite(path, "manifest.json", lambda manifest: manifest.update(fingerprint="0" * 12))
+    with pytest.raises(FingerprintError, match="its fingerprint is another one"):
+        load_program(read_bundle(path), lambda: dspy.Predict("question -> answer"))
 
 
 def test_other_instructions_are_not_another_signature(tmp_path):

@@ -25,8 +25,8 @@ __all__ = ["GuidedChatAdapter", "GuidedJSONAdapter"]
 Signature = type[dspy.Signature]
 
 
-class _Guided(Adapter):
-    """What both adapters share. Comes before DSPy's adapter in the bases."""
+class _Guided(dspy.ChatAdapter):
+    """What both adapters share."""
 
     def __init__(self, callbacks: list[BaseCallback] | None = None, *, compact: bool = False, **options: Any):
         super().__init__(callbacks=callbacks, **options)
@@ -68,7 +68,8 @@ class _Guided(Adapter):
         reminder = super().user_message_output_requirements(signature) if self.compact else None
         return f"{message}\n\n{reminder}" if reminder else message
 
-    def user_message_output_requirements(self, signature: Signature) -> str | None:
+    # ChatAdapter leaves the reminder out when this is None.
+    def user_message_output_requirements(self, signature: Signature) -> str | None:  # type: ignore[override]
         return None if self.compact else super().user_message_output_requirements(signature)
 
     def format_user_message_content(
@@ -94,7 +95,7 @@ class _Guided(Adapter):
         return "\n\n".join(messages).strip()
 
 
-class GuidedChatAdapter(_Guided, dspy.ChatAdapter):
+class GuidedChatAdapter(_Guided):
     """`dspy.ChatAdapter` with a grammar. Takes its arguments, and `compact`."""
 
     def grammar(self, signature: Signature) -> Grammar:
@@ -132,7 +133,7 @@ class GuidedChatAdapter(_Guided, dspy.ChatAdapter):
         return _parse_chat(self, signature, completion)
 
 
-class GuidedJSONAdapter(_Guided, dspy.JSONAdapter):
+class GuidedJSONAdapter(_Guided, dspy.JSONAdapter):  # type: ignore[override]
     """`dspy.JSONAdapter` with a grammar. Takes its arguments, and `compact`."""
 
     def grammar(self, signature: Signature) -> Grammar:

@@ -77,11 +77,7 @@ class SignatureError(ToolkitError):
 
 
 class GrammarError(SignatureError):
-    """An output field whose type cannot be compiled to a grammar. `field` is its name, "" if it concerns several."""
-
-    def __init__(self, message: str, *, field: str = ""):
-        super().__init__(message)
-        self.field = field
+    """An output field whose type cannot be compiled to a grammar."""
 
 
 class DataError(ToolkitError):

@@ -13,11 +13,11 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import dspy
-from dspy.adapters.base import Adapter, _expand_legacy_custom_type_markers_in_chat_message
+from dspy.adapters.base import _expand_legacy_custom_type_markers_in_chat_message
 from dspy.adapters.types import History
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -47,34 +47,38 @@ class Rendered:
         self.input_fields: dict[str, FieldInfo] = signature.input_fields
         self.field_names = list(signature.fields)
         self.history = next((name for name, info in self.input_fields.items() if info.annotation == History), None)
-        self.without_history = signature.delete(self.history) if self.history else signature
+        # Not `signature` itself, which a value must not keep alive: it is the weak key.
+        self._without_history: Signature | None = signature.delete(self.history) if self.history else None
         self._system: str | None = None
         self._reminder: tuple[str | None] | None = None
         self._demos: OrderedDict[Any, list[Message]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def reminder(self, adapter: Adapter, signature: Signature) -> str | None:
+    def without_history(self, signature: Signature) -> Signature:
+        return self._without_history or signature
+
+    def reminder(self, adapter: dspy.ChatAdapter, signature: Signature) -> str | None:
         if self._reminder is None:
-            self._reminder = (adapter.user_message_output_requirements(signature),)  # type: ignore[attr-defined]
+            self._reminder = (adapter.user_message_output_requirements(signature),)
         return self._reminder[0]
 
-    def system(self, adapter: Adapter, signature: Signature) -> str:
+    def system(self, adapter: dspy.ChatAdapter, signature: Signature) -> str:
         if self._system is None:
             self._system = adapter.format_system_message(signature)
         return self._system
 
-    def demos(self, adapter: Adapter, signature: Signature, demos: Sequence[Mapping[str, Any]]) -> list[Message]:
+    def demos(self, adapter: dspy.ChatAdapter, signature: Signature, demos: list[dict[str, Any]]) -> list[Message]:
         """The messages of the demonstrations, the caller's to keep."""
         try:
             key = tuple([_frozen(demo.get(name, _MISSING)) for demo in demos for name in self.field_names])
         except _MutableError:
-            return _expanded(adapter.format_demos(signature, list(demos)))
+            return _expanded(adapter.format_demos(signature, demos))
         with self._lock:
             messages = self._demos.get(key)
             if messages is not None:
                 self._demos.move_to_end(key)
         if messages is None:
-            messages = _expanded(adapter.format_demos(signature, list(demos)))
+            messages = _expanded(adapter.format_demos(signature, demos))
             with self._lock:
                 self._demos[key] = messages
                 if len(self._demos) > _DEMO_SETS:
@@ -94,14 +98,9 @@ class PromptCache:
 
     def entry(self, adapter: Any, signature: Signature) -> Rendered:
         """What is known of the signature as it is now."""
-        state = (
-            adapter.compact,
-            signature.__doc__,
-            [
-                (name, info, info.annotation, dict(info.json_schema_extra))
-                for name, info in signature.model_fields.items()
-            ],
-        )
+        fields: dict[str, Any] = signature.model_fields
+        looks = [(name, info, info.annotation, dict(info.json_schema_extra)) for name, info in fields.items()]
+        state = (adapter.compact, signature.__doc__, looks)
         with self._lock:
             entry = self._entries.get(signature)
         if entry is None or entry.state != state:
@@ -111,18 +110,17 @@ class PromptCache:
         return entry
 
     def messages(
-        self, adapter: Any, signature: Signature, demos: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]
+        self, adapter: Any, signature: Signature, demos: list[dict[str, Any]], inputs: Mapping[str, Any]
     ) -> list[Message]:
         """What `Adapter.format` returns."""
         entry = self.entry(adapter, signature)
         values = dict(inputs)
+        bare = entry.without_history(signature)
         # In DSPy's order: the history is looked at first, so that its errors come first as well.
-        history = (
-            adapter.format_conversation_history(entry.without_history, entry.history, values) if entry.history else []
-        )
+        history = adapter.format_conversation_history(bare, entry.history, values) if entry.history else []
         messages = [{"role": "system", "content": entry.system(adapter, signature)}]
         messages += entry.demos(adapter, signature, demos) if demos else []
-        content = adapter.format_user_message_content(entry.without_history, values, main_request=True)
+        content = adapter.format_user_message_content(bare, values, main_request=True)
         last = [{"role": "user", "content": content}] if content else []
         return messages + _expanded([*history, *last])
 

@@ -1,5 +1,6 @@
 """`dspy-toolkit demo`: a small local model gets better at a real job while you watch."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -63,24 +64,31 @@ def _introduce(output: Output, framework: Any, task: Any) -> None:
 
 
 def _conclude(output: Output, result: Any, version: Any, inputs: Any, proposals: Any, lines: list[str]) -> None:
-    from rich.columns import Columns
-    from rich.panel import Panel
-    from rich.text import Text
-
-    output.print()
-    output.print(*lines, sep="\n") if not output.as_json else None
-    output.print("\nOne proposal, as the file you would train with, for:")
-    output.print("\n".join(f"  {name}: {value}" for name, value in inputs.items()))
-    panels = []
-    for when, files in proposals.items():
-        name, text = next(iter(files.items()))
-        panels.append(Panel(Text(text), title=f"{name}, {when}"))
-    output.print(Columns(panels))
-    output.print(f"The optimized program is [bold]{version.task}@{version.name}[/] in {version.bundle.path}\n")
-    output.print("Next:")
+    output.print("", *lines)
+    output.print("\nOne proposal before (-) and after (+), as the file you would train with, for:")
+    output.print(", ".join(f"{name} {value}" for name, value in inputs.items()))
+    output.print(_difference(proposals["before"], proposals["after"]))
+    output.print(f"\nThe optimized program is [bold]{version.task}@{version.name}[/], in", str(version.bundle.path))
+    output.print("\nNext:")
     for command, what in (
-        (f"dspy-toolkit run {TASK} --write my-lora", "a proposal for the example, as files"),
-        (f"dspy-toolkit tasks {TASK}", "the inputs, the data and the metric of this task"),
+        (f"dspy-toolkit run {TASK} --write my-lora", "a proposal for one situation, as files"),
+        (f"dspy-toolkit tasks {TASK}", "the inputs, the data and the metric"),
         (f"dspy-toolkit optimize {TASK} --seed 2", "the same with other rows"),
     ):
-        output.print(f"  [bold]{command}[/]   # {what}")
+        output.print(f"  [bold]{command}[/]\n      {what}")
+
+
+def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> Any:
+    """The first file whole, as a unified diff."""
+    from difflib import unified_diff
+
+    from rich.text import Text
+
+    name = next(iter(before))
+    old, new = before[name].splitlines(), after[name].splitlines()
+    lines = list(unified_diff(old, new, name, name, lineterm="", n=max(len(old), len(new))))
+    if not lines:
+        return Text("\n".join([f"{name}: the same before and after", *(f"  {line}" for line in new)]))
+    colours = {"-": "red", "+": "green"}
+    shown = [Text(name, style="bold"), *(Text(f" {line}", style=colours.get(line[:1], "")) for line in lines[3:])]
+    return Text("\n").join(shown)

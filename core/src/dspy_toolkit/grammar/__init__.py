@@ -19,7 +19,7 @@ should not imitate:
 Free text, lists and strings are unbounded unless their type says otherwise: the engine ends them when its budget does.
 """
 
-import re
+import copy
 import threading
 import weakref
 from collections import OrderedDict
@@ -29,6 +29,7 @@ from typing import Any
 
 import dspy
 import pydantic
+from dspy.signatures.signature import make_signature
 from dspy.utils.exceptions import AdapterParseError
 
 from dspy_toolkit.errors import GrammarError
@@ -59,26 +60,35 @@ class _Cache:
         self._build = build
         self._size = size
         self._lock = threading.Lock()
-        self._by_signature: weakref.WeakKeyDictionary[Signature, Grammar] = weakref.WeakKeyDictionary()
+        self._by_signature: weakref.WeakKeyDictionary[Signature, tuple[Any, Grammar]] = weakref.WeakKeyDictionary()
         self._by_fields: OrderedDict[Any, Grammar] = OrderedDict()
 
     def get(self, signature: Signature) -> Grammar:
+        # A signature may be edited in place, so what it was compiled from is kept with the grammar and compared.
+        fields = [(name, info, info.annotation, tuple(info.metadata)) for name, info in signature.output_fields.items()]
         with self._lock:
-            if signature in self._by_signature:
-                return self._by_signature[signature]
-            key = tuple((name, info.rebuild_annotation()) for name, info in signature.output_fields.items())
-            try:
-                found = self._by_fields.get(key)
-            except TypeError:  # constraints that cannot be hashed
-                key, found = None, None
-        grammar = found or self._build(signature)
+            known = self._by_signature.get(signature)
+        if known is not None and known[0] == fields:
+            return known[1]
+        grammar = self._by_types(signature)
         with self._lock:
-            self._by_signature[signature] = grammar
-            if key is not None:
-                self._by_fields[key] = grammar
-                self._by_fields.move_to_end(key)
-                if len(self._by_fields) > self._size:
-                    self._by_fields.popitem(last=False)
+            self._by_signature[signature] = fields, grammar
+        return grammar
+
+    def _by_types(self, signature: Signature) -> Grammar:
+        key = tuple((name, info.rebuild_annotation()) for name, info in signature.output_fields.items())
+        try:
+            hash(key)
+        except TypeError:  # constraints that cannot be hashed
+            return self._build(signature)
+        with self._lock:
+            grammar = self._by_fields.get(key)
+        grammar = grammar or self._build(signature)
+        with self._lock:
+            self._by_fields[key] = grammar
+            self._by_fields.move_to_end(key)
+            if len(self._by_fields) > self._size:
+                self._by_fields.popitem(last=False)
         return grammar
 
 
@@ -96,17 +106,18 @@ def problems(signature: Signature) -> dict[str, str]:
     """Why the grammars cannot be compiled, by output field; "" is for what concerns several. Empty if they can."""
     found: dict[str, str] = {}
     for name, info in signature.output_fields.items():
-        try:
-            chat_value(Rules(indent=None, line_breaks=LINE_BREAKS), info)
-            json_value(Rules(indent=2), info)
-        except UnsupportedTypeError as error:
-            found[name] = f"Its type {info.annotation!r} cannot be compiled to a grammar: {error}."
-    for compiled in () if found else (compile_chat, compile_json):
-        try:
-            compiled(signature)
-        except GrammarError as error:
-            found[error.field] = str(error)
-    return found
+        alone: dict[str, Any] = {name: (info.annotation, copy.copy(info))}
+        found |= _problem(make_signature(alone, "", signature.__name__), name)
+    return found or _problem(signature, "")
+
+
+def _problem(signature: Signature, name: str) -> dict[str, str]:
+    try:
+        compile_chat(signature)
+        compile_json(signature)
+    except GrammarError as error:
+        return {name: str(error)}
+    return {}
 
 
 def _build_chat(signature: Signature) -> Grammar:
@@ -140,8 +151,7 @@ def _named(signature: Signature, name: str, build: Callable[[], Any]) -> Any:
         annotation = signature.output_fields[name].annotation
         raise GrammarError(
             f"The field {name!r} of {signature.__name__} has the type {annotation!r}, which cannot be compiled to a "
-            f"grammar: {error}. Change its type, or use a plain adapter.",
-            field=name,
+            f"grammar: {error}. Change its type, or use a plain adapter."
         ) from error
 
 
@@ -153,10 +163,9 @@ def _checked(signature: Signature, grammar: Grammar, adapter: dspy.Adapter) -> G
         cause = error.__cause__ or error.__context__
         if isinstance(cause, pydantic.ValidationError) and _is_opinion(cause):
             return grammar
-        named = re.search(r"Failed to parse field (\w+)", str(error))
         raise GrammarError(
-            f"{signature.__name__} has a field that DSPy cannot read from text: {' '.join(str(error).split())[:300]}",
-            field=named[1] if named else "",
+            f"{signature.__name__} has a field that DSPy cannot read from text: "
+            f"{str(error).partition(' from the LM response')[0]}."
         ) from error
     for name, info in signature.output_fields.items():
         try:
@@ -166,8 +175,7 @@ def _checked(signature: Signature, grammar: Grammar, adapter: dspy.Adapter) -> G
                 reason = error.errors()[0]["msg"]
                 raise GrammarError(
                     f"The field {name!r} of {signature.__name__} has constraints that a grammar cannot keep: {reason}. "
-                    "Relax them, or check them in the program.",
-                    field=name,
+                    "Relax them, or check them in the program."
                 ) from error
     return grammar
 

@@ -182,8 +182,7 @@ def _spelling(value: Any, annotation: Any) -> str:
 def _names(value: Any, annotation: Any) -> list[str]:
     if not isinstance(annotation, enum.EnumMeta):
         return []
-    members: dict[str, enum.Enum] = dict(annotation.__members__)
-    return [name for name, member in members.items() if serialize_for_json(member) == value]
+    return [name for name, member in annotation.__members__.items() if serialize_for_json(member) == value]
 
 
 def _reads_as(given: Any, value: Any, annotation: Any) -> bool:

@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 __all__ = ["UnsupportedTypeError", "schema_of"]
 
-_NOT_WRITTEN = (Audio, Citations, File, History, Image, Tool)
+_NOT_WRITTEN: Any = (Audio, Citations, File, History, Image, Tool)
 _ON_DATES = ("gt", "ge", "lt", "le", "now_op")
 
 

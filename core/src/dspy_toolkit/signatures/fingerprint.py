@@ -44,7 +44,7 @@ def structure(program: dspy.Module | type[dspy.Signature]) -> dict[str, list[lis
 def _signatures(program: dspy.Module | type[dspy.Signature]) -> dict[str, type[dspy.Signature]]:
     if isinstance(program, type):
         return {"self": program}
-    return {name: predictor.signature for name, predictor in program.named_predictors()}
+    return {name: predictor.signature for name, predictor in program.named_predictors()}  # type: ignore[return-value]
 
 
 def type_structure(annotation: Any, within: tuple[type, ...] = ()) -> str:

@@ -31,8 +31,9 @@ class SignatureRegistry:
 
         Raises SignatureError for what is no signature class, and for two classes of one name.
         """
+        named: dict[str, Signature]
         if isinstance(signatures, Mapping):
-            named = dict(signatures)
+            named = {str(key): signature for key, signature in signatures.items()}
         else:
             classes = list(signatures)
             named = {signature.__name__: signature for signature in classes}

@@ -9,9 +9,10 @@ Fields of a subclass come after the inherited ones. The four workflow bases (opt
 deployment) hold what the step needs in every domain; a domain adds its own typed proposal.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import dspy
+from dspy.signatures.signature import make_signature
 
 from dspy_toolkit.errors import SignatureError
 
@@ -64,13 +65,11 @@ def classification_into(*labels: str, instructions: str | None = None) -> type[d
     """
     if len(set(labels)) < max(2, len(labels)):
         raise SignatureError(f"classification_into needs at least two labels, all different; got {list(labels)!r}.")
-    return dspy.Signature(
-        {
-            "text": (str, dspy.InputField(desc="the text to classify")),
-            "label": (Literal[labels], dspy.OutputField(desc="the label that fits best")),
-        },
-        instructions or ClassificationSignature.instructions,
-    )
+    fields: dict[str, Any] = {
+        "text": (str, dspy.InputField(desc="the text to classify")),
+        "label": (Literal[labels], dspy.OutputField(desc="the label that fits best")),
+    }
+    return make_signature(fields, instructions or ClassificationSignature.instructions)
 
 
 class ExtractionSignature(dspy.Signature):

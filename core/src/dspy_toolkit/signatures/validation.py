@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import dspy
+from dspy.signatures.signature import make_signature
 from dspy.utils.constants import IS_TYPE_UNDEFINED
 from pydantic.fields import FieldInfo
 
@@ -61,7 +62,7 @@ def validate(target: Signature | dspy.Module) -> Report:
         findings = [] if predictors else [_no_predictor()]
         for name, predictor in predictors:
             prefix = f"{name}." if len(predictors) > 1 else ""
-            findings += _signature(predictor.signature, prefix)
+            findings += _signature(predictor.signature, prefix)  # type: ignore[arg-type]
     findings.sort(key=lambda finding: finding.severity)
     return Report(fingerprint=fingerprint(target), findings=tuple(findings))
 
@@ -91,7 +92,7 @@ def _signature(signature: Signature, prefix: str = "") -> Iterator[Finding]:
             message=f"{signature.__name__} has no input field, so every call asks the same.",
             remedy="Add one with dspy.InputField.",
         )
-    if signature.instructions == dspy.Signature(dict(_bare(signature))).instructions:
+    if signature.instructions == make_signature(dict(_bare(signature))).instructions:
         yield Finding(
             severity="warning",
             field=whole,

@@ -20,12 +20,12 @@ import dspy
 
 from dspy_toolkit.errors import BundleError, FingerprintError
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.signatures.fingerprint import fingerprint
+from dspy_toolkit.signatures.fingerprint import fingerprint, structure
 from dspy_toolkit.store import state
 from dspy_toolkit.store.manifest import FORMAT, Manifest
 from dspy_toolkit.store.prompt import messages, prompt_markdown
 from dspy_toolkit.store.readme import readme
-from dspy_toolkit.store.shape import differences, shape_of
+from dspy_toolkit.store.shape import differences
 
 __all__ = ["FORMAT", "Bundle", "Manifest", "load_program", "read_bundle", "write_bundle"]
 
@@ -71,7 +71,7 @@ def bundle_files(
     manifest = Manifest.of(
         result,
         fingerprint=fingerprint(program),
-        shape=shape_of(program),
+        shape={name: [tuple(field) for field in fields] for name, fields in structure(program).items()},
         adapter=type(adapter or dspy.ChatAdapter()).__name__,
         parent=parent,
         files={_PROGRAM: hashlib.sha256(stored.encode()).hexdigest()},
@@ -127,12 +127,11 @@ def load_program(bundle: Bundle, factory: Callable[[], dspy.Module]) -> dspy.Mod
     """
     program = factory()
     manifest = bundle.manifest
-    current = shape_of(program)
-    changes = differences(manifest.shape, current)
-    if changes or fingerprint(program) != manifest.fingerprint:
-        what = "; ".join(changes) or "its signatures are described in another way"
+    if fingerprint(program) != manifest.fingerprint:
+        changes = differences(manifest.shape, structure(program))
         raise FingerprintError(
-            f"{bundle.path} was made for another version of {manifest.task or 'its program'}: {what}. "
+            f"{bundle.path} was made for another version of {manifest.task or 'its program'}: "
+            f"{'; '.join(changes) or 'its fingerprint is another one'}. "
             "Optimize again, or add a migration to the plugin."
         )
     stored = _read_json(bundle.path / _PROGRAM)

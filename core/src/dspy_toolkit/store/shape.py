@@ -1,44 +1,22 @@
-"""What of a program its stored state depends on, field by field, so that a mismatch can be explained.
+"""Where two programs differ in what their stored state depends on, field by field.
 
-`signatures.fingerprint` says whether two programs fit; a shape says where they differ.
+`signatures.fingerprint` says whether they do; this explains it. A shape is what the fingerprint covers,
+`signatures.fingerprint.structure`: for each predictor a list of [role, field, type].
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
-import dspy
-from dspy.adapters.utils import get_annotation_name
-from pydantic import TypeAdapter
-from pydantic.errors import PydanticUserError
-
 from dspy_toolkit.errors import closest_first
-from dspy_toolkit.optimize.data import signatures_of
 
-__all__ = ["Shape", "differences", "shape_of"]
+__all__ = ["Shape", "differences"]
 
-Shape = dict[str, dict[str, dict[str, str]]]
-"""Predictor's name to "inputs" and "outputs" to field name to type; in the order of the signature."""
-
-
-def shape_of(program: dspy.Module) -> Shape:
-    """The shape of a program. A type is its name and, for types with content (models, enums), a hash of that
-    content.
-    """
-    return {
-        name: {
-            "inputs": {field: _type(info.annotation) for field, info in signature.input_fields.items()},
-            "outputs": {field: _type(info.annotation) for field, info in signature.output_fields.items()},
-        }
-        for name, signature in signatures_of(program).items()
-    }
+Shape = dict[str, list[tuple[str, str, str]]]
+"""Predictor's name to (role, field name, type), in the order of the signature."""
 
 
 def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What changed from the stored shape to the current one, one sentence each; a removed name is paired with the
-    closest.
-    """
+    """What changed from the stored shape to the current one, a sentence each, with the closest new name."""
     changes = []
     for name in stored:
         if name not in current:
@@ -46,9 +24,13 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     changes += [f"the predictor {name!r} is new" for name in current if name not in stored]
     for name in stored:
         if name in current:
-            for role in ("inputs", "outputs"):
-                changes += _field_changes(name, role[:-1], stored[name][role], current[name][role])
+            for role in ("input", "output"):
+                changes += _field_changes(name, role, _of_role(stored[name], role), _of_role(current[name], role))
     return changes
+
+
+def _of_role(fields: Any, wanted: str) -> dict[str, str]:
+    return {name: type_ for role, name, type_ in fields if role == wanted}
 
 
 def _field_changes(predictor: str, role: str, stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
@@ -57,9 +39,9 @@ def _field_changes(predictor: str, role: str, stored: Mapping[str, str], current
         if field not in current:
             changes.append(f"the {role} {field!r} of {predictor!r} is gone{_instead(field, stored, current)}")
         elif stored[field] != current[field]:
-            was, now = _named(stored[field]), _named(current[field])
-            became = f"was {was} and is {now}" if was != now else f"is still called {now}, with other content"
-            changes.append(f"the type of the {role} {field!r} of {predictor!r} {became}")
+            changes.append(
+                f"the type of the {role} {field!r} of {predictor!r} was {stored[field]} and is {current[field]}"
+            )
     changes += [f"the {role} {field!r} of {predictor!r} is new" for field in current if field not in stored]
     if not changes and list(stored) != list(current):
         changes.append(
@@ -71,18 +53,3 @@ def _field_changes(predictor: str, role: str, stored: Mapping[str, str], current
 def _instead(name: str, stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
     new = [each for each in current if each not in stored]
     return f" (renamed to {closest_first(name, new)[0]!r}?)" if new else ""
-
-
-def _type(annotation: Any) -> str:
-    name = get_annotation_name(annotation)
-    try:
-        schema = TypeAdapter(annotation).json_schema()
-    except PydanticUserError:  # a type pydantic knows no schema for; its name has to do
-        return name
-    if "$defs" not in schema and "properties" not in schema and "enum" not in schema:
-        return name
-    return f"{name}#{hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:8]}"
-
-
-def _named(type_: str) -> str:
-    return type_.partition("#")[0]

@@ -28,10 +28,10 @@ class LoRAConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_terse)
 
     rank: int = Field(ge=1, le=64)
-    scale: float = Field(ge=0.5, le=40)
-    learning_rate: float = Field(ge=0.00001, le=0.05)
-    batch_size: int = Field(ge=1, le=32)
-    iters: int = Field(ge=1, le=1000)
+    scale: float = Field(ge=1, le=20)
+    learning_rate: float = Field(ge=0.00001, le=0.01)
+    batch_size: int = Field(ge=1, le=16)
+    iters: int = Field(ge=1, le=500)
     grad_checkpoint: bool
 
     @property

@@ -65,7 +65,7 @@ def search(scenario: Scenario) -> LoRAConfig:
     best = _best(scenario, [best] + [_changed(best, learning_rate=rate) for rate in (0.0005, 0.001, 0.002, 0.004)])
     steps = scenario.affordable_steps(best)
     best = _best(scenario, [best] + [_changed(best, iters=max(1, round(steps * share))) for share in (1, 0.5, 0.25)])
-    best = _best(scenario, [best] + [_changed(best, rank=rank, scale=10.0 * 8 / rank) for rank in (2, 16)])
+    best = _best(scenario, [best] + [_changed(best, rank=rank, scale=10.0 * 8 / rank) for rank in (4, 16)])
     if scenario.rows < 64:
         best = _best(
             scenario, [best] + [_changed(best, batch_size=size) for size in (2, 8) if size < 2 * best.batch_size]

@@ -60,7 +60,7 @@ class Scenario:
             architecture(self.model)
         except UnknownNameError as error:
             raise DataError(f"A LoRA scenario cannot be used. {error}") from None
-        limits = {"memory_gb": (0.01, 10_000), "max_steps": (1, 1000), "rows": (1, 4096), "row_tokens": (8, 131072),
+        limits = {"memory_gb": (0.01, 10_000), "max_steps": (1, 500), "rows": (1, 4096), "row_tokens": (8, 131072),
                   "shift": (0, 1), "noise": (0, 1)}  # fmt: skip
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
@@ -129,16 +129,16 @@ def _draw(rng: random.Random) -> Iterator[Scenario]:
             scale=10,
             learning_rate=0.001,
             iters=1,
-            batch_size=rng.choice([2, 4, 8, 16]),
-            grad_checkpoint=rng.random() < 0.4,
+            batch_size=rng.choice([2, 4, 8, 12, 16]),
+            grad_checkpoint=rng.random() < 0.3,
         )
         need = peak_bytes(ARCHITECTURES[name], fits, sequence=row_tokens) / GIGABYTE
         yield Scenario(
             model=name,
             memory_gb=round(need * rng.uniform(1.05, 1.3), 1),
-            max_steps=rng.choice([8, 12, 16, 24, 32, 48, 64, 96, 128]),
+            max_steps=rng.choice([48, 64, 96, 128] if few else [16, 24, 32, 48, 64, 96, 128]),
             rows=rng.choice([16, 24]) if few else rng.choice([128, 256, 512]),
             row_tokens=row_tokens,
-            shift=rng.choice([0.5, 1.0]) if few else rng.choice([0.25, 0.5, 1.0]),
+            shift=rng.choice([0.5, 0.75] if few else [0.25, 0.5, 0.75]),
             noise=0.2 if few else rng.choice([0.0, 0.0, 0.1]),
         )

@@ -291,7 +291,8 @@ class MLXEngine:
                         break
                     self._stats.restarts += 1
         with self._lock:
-            self._loaded.set_exception(ServerError(f"The engine of {self.name} has stopped."))
+            why = "is closed." if self._error is None else f"has stopped: {self._error}"
+            self._loaded.set_exception(ServerError(f"The engine of {self.name} {why}"))
 
     def _serve(self) -> BaseException | None:
         """Load, serve until closed or idle, free; returns what killed it, if something did."""

@@ -103,7 +103,7 @@ def read_options(request: Request) -> tuple[dict[str, Any], GrammarSource | None
         try:
             options[name] = read(value)
             good = check(options[name])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             good = False
         if not good:
             raise InvalidRequestError(f"The option {name!r} is {value!r}; expected {expected}.")

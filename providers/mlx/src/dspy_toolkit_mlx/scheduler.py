@@ -214,11 +214,11 @@ class Scheduler:
         """Where to stop on the way to `target`: where others part who will want a state that cannot be cut."""
         if self.tree.sliceable:
             return target
+        covered = self.tree.covered(target)
         path = list(target.path())
-        path = path[: path.index(self.tree.covered(target))]
-        for node, below in zip(path[:0:-1], path[-2::-1], strict=True):
-            others = node.seen - below.seen
-            if others and (node.depth - (target.depth - sum(len(n.edge) for n in path))) * others >= GAIN:
+        path = path[: path.index(covered)]
+        for node, below in zip(path[:0:-1], path[-2::-1], strict=True):  # downwards
+            if (node.depth - covered.depth) * (node.seen - below.seen) >= GAIN:
                 return node
         return target
 
