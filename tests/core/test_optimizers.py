@@ -471,7 +471,7 @@ def test_reflections_that_all_fail_are_told(plugin_manager):
 def test_labelled_demonstrations_need_labels(plugin_manager):
     rows = [{"question": f"q{n}"} for n in range(50)]
     starts = lambda gold, pred: pred.answer.startswith("a")  # noqa: E731
-    refused(plugin_manager, "labeled", "Label them, or use bootstrap", data=rows, metric=starts)
+    refused(plugin_manager, "labeled", "Label them, or use 'bootstrap'", data=rows, metric=starts)
     refused(plugin_manager, "knn", "Label them", data=rows, metric=starts, parameters={"bootstrap": False})
     refused(plugin_manager, "better-together", "Label them", data=rows, metric=starts,
             parameters={"strategy": "labeled -> copro", "parameters": {}})  # fmt: skip

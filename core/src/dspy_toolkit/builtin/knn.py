@@ -18,7 +18,7 @@ __all__ = ["knn"]
 def _check(job: OptimizerJob, *, bootstrap: bool, **_: object) -> None:
     demos_must_fit(job)
     if not bootstrap:
-        check_labelled(job, "knn without bootstrapping")
+        check_labelled(job, "knn")
 
 
 @preflight(_check)

@@ -1,7 +1,7 @@
 """DSPy's MIPROv2."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import dspy
 from dspy.teleprompt.mipro_optimizer_v2 import AUTO_RUN_SETTINGS, MIN_MINIBATCH_SIZE
@@ -11,6 +11,7 @@ from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, labelled, second_lm, stripped
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.context import limit_demos
+from dspy_toolkit.optimize.data import signatures_of
 from dspy_toolkit.optimize.job import OptimizerJob, preflight
 
 __all__ = ["mipro"]
@@ -79,7 +80,8 @@ def mipro(
         total = size * trials + rows * (trials // minibatch_full_eval_steps + 2)
     search = Search(job, total=total, rows=rows, metric=job.metric.with_threshold(metric_threshold))
     with search.following():
-        optimizer = dspy.MIPROv2(
+        optimizer = _MIPROv2(
+            job,
             metric=search.metric,
             prompt_model=second_lm(job, prompt_model),
             task_model=job.lm,
@@ -106,6 +108,51 @@ def mipro(
             fewshot_aware_proposer=fewshot_aware_proposer,
         )
         return stripped(found)
+
+
+class _MIPROv2(dspy.MIPROv2):
+    """MIPROv2 whose proposal prompts get shorter where they would not fit the prompt model's context."""
+
+    def __init__(self, job: OptimizerJob, **options: Any):
+        super().__init__(**options)
+        self._job = job
+
+    def _propose_instructions(
+        self,
+        program: Any,
+        trainset: list[Any],
+        demo_candidates: list[Any] | None,
+        view_data_batch_size: int,
+        program_aware_proposer: bool,
+        data_aware_proposer: bool,
+        tip_aware_proposer: bool,
+        fewshot_aware_proposer: bool,
+        num_instruct_candidates: int,
+    ) -> dict[int, list[str]]:
+        shown = {
+            "the program's code": program_aware_proposer,
+            "demonstrations": fewshot_aware_proposer,
+            "a summary of the data": data_aware_proposer,
+        }
+        for what in [*[name for name, used in shown.items() if used], None]:
+            try:
+                return super()._propose_instructions(
+                    program,
+                    trainset,
+                    demo_candidates,
+                    view_data_batch_size,
+                    shown["the program's code"],
+                    shown["a summary of the data"],
+                    tip_aware_proposer,
+                    shown["demonstrations"],
+                    num_instruct_candidates,
+                )
+            except dspy.ContextWindowExceededError:
+                if what is not None:
+                    shown[what] = False
+                    self._job.note(f"Instructions are proposed without {what}: the prompt would not fit the context.")
+        self._job.note("No instruction could be proposed within the model's context; only demonstrations are searched.")
+        return {number: [signature.instructions] for number, signature in enumerate(signatures_of(program).values())}
 
 
 def _recommended(program: dspy.Module, candidates: int, *, demos: bool) -> int:

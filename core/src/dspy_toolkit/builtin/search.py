@@ -128,8 +128,8 @@ def check_labelled(job: OptimizerJob, optimizer: str) -> None:
     """Raise OptimizationError if the training rows cannot be demonstrations as they are."""
     if not labelled(job.program, job.train):
         raise OptimizationError(
-            f"{optimizer} shows training rows as they are, and some lack an output field of the program. Label them, "
-            "or use bootstrap, which lets the program make the missing fields."
+            f"The optimizer {optimizer!r} shows training rows as they are, and these do not have every output field of "
+            "the program. Label them, or use 'bootstrap', which makes the missing fields."
         )
 
 
