@@ -9,9 +9,11 @@ import time
 import dspy
 import pytest
 
-from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, SettingsError, UnknownNameError
+from dspy_toolkit.errors import BundleError, OptimizationError, OptimizationInterrupted, SettingsError, UnknownNameError
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.optimize import find_optimizer, optimize, prepare
+from dspy_toolkit.store import composite, load_program, read_bundle
+from dspy_toolkit.store.bundle import write_bundle
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.testing.scripted import prompt_text
 from dspy_toolkit.types import OptimizerEntry, resolve
@@ -93,7 +95,7 @@ def said(program):
         for each in inner
         for name, predictor in each.named_predictors()
     ]
-    pool = [(inputs, sorted(demos)) for inputs, demos in getattr(program, "entries", [])]
+    pool = [(text, sorted(demos)) for text, demos in getattr(program, "entries", [])]
     return shown, pool
 
 
@@ -266,28 +268,30 @@ def test_sizes_are_bounded_by_the_rows(plugin_manager, name, rows):
     assert result.optimized.score >= result.baseline.score
 
 
-def test_two_predictors(plugin_manager):
-    class Two(dspy.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = dspy.Predict("question -> note")
-            self.second = dspy.Predict("question, note -> answer")
+class Two(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = dspy.Predict("question -> note")
+        self.second = dspy.Predict("question, note -> answer")
 
-        def forward(self, question):
-            return self.second(question=question, note=self.first(question=question).note)
+    def forward(self, question):
+        return self.second(question=question, note=self.first(question=question).note)
 
-    def script(request):
-        question = question_of(request)
-        if question is None:
-            text = written(request, "Replace q by a.")
-            return {**text, **({"module_advice": {"first": "x"}} if "module_advice" in text else {})}
-        if "[[ ## answer ## ]]" not in prompt_text(request):
-            return {"note": "noted"}
-        return learner(request)
 
-    for name in SEARCHING:
-        result = run(plugin_manager, ScriptedLM(script), name, program=Two(), metric=answered)
-        assert result.optimized.score == 100, name
+def two_steps(request):
+    question = question_of(request)
+    if question is None:
+        text = written(request, "Replace q by a.")
+        return {**text, **({"module_advice": {"first": "x"}} if "module_advice" in text else {})}
+    if "[[ ## answer ## ]]" not in prompt_text(request):
+        return {"note": "noted"}
+    return learner(request)
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_two_predictors(plugin_manager, name):
+    result = run(plugin_manager, ScriptedLM(two_steps), name, program=Two(), metric=answered)
+    assert result.optimized.score == 100
 
 
 def answered(gold, pred, trace=None, pred_name=None, pred_trace=None):
@@ -536,6 +540,38 @@ def test_nearest_makes_one_call_per_question_and_shows_the_likest(plugin_manager
     shown = [question for message in request.messages for question in re.findall(r"\nq\d+", message.text)]
     assert len(shown) == 3
     assert shown[1] == shown[2] == f"\n{train[0].question}", "the likest last, next to the question itself"
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("predictors", [1, 2])
+def test_stored_and_loaded_it_sends_the_same_prompts(plugin_manager, tmp_path, name, predictors):
+    """DSPy's KNNFewShot saves nothing, and its Ensemble loads into an equal ensemble only."""
+    factory = (lambda: dspy.Predict("question -> answer")) if predictors == 1 else Two
+    data = [{**row, "note": "noted"} for row in ROWS]
+    result = run(plugin_manager, ScriptedLM(two_steps), name, program=factory(), metric=answered, data=data)
+    bundle = write_bundle(tmp_path / "bundle", result, example_inputs={"question": "q1"})
+    again = load_program(read_bundle(bundle.path), factory)
+    assert type(again) is type(result.program)
+
+    def sent(program):
+        lm = ScriptedLM(two_steps)
+        with dspy.context(lm=lm):
+            answers = [program(question=f"q{n}").answer for n in range(60, 66)]
+        return answers, [prompt_text(request) for request in lm.engine.requests]
+
+    assert sent(again) == sent(result.program)
+    assert "question" in (bundle.path / "prompt.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["knn", "ensemble"])
+def test_damage_to_what_stands_beside_the_state_is_named(plugin_manager, tmp_path, name):
+    result = run(plugin_manager, ScriptedLM(learner), name)
+    stored = composite.dump(result.program)
+    broken = {"nearest": 2, "entries": [["q1", {"self": 99}]]} if name == "knn" else {"vote": [{"demos": 3}]}
+    for extra in (broken, {"something": 1}, [], 7):
+        stored["metadata"]["dspy_toolkit"] = extra
+        with pytest.raises(BundleError):
+            composite.load(stored, PROGRAM.deepcopy, PROGRAM.deepcopy())
 
 
 def test_an_ensemble_asks_every_member_every_time(plugin_manager):

@@ -10,7 +10,7 @@ from dspy_toolkit.builtin.search import NO_LIMIT, check_labelled, demos_must_fit
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.context import limit_demos
 from dspy_toolkit.optimize.job import OptimizerJob, preflight
-from dspy_toolkit.programs.nearest import Entry, Nearest
+from dspy_toolkit.programs.nearest import Entry, Nearest, text_of
 
 __all__ = ["knn"]
 
@@ -55,7 +55,7 @@ def knn(
         entries = pool.entries
     else:
         names = [name for name, _ in job.program.named_predictors()]
-        entries = [(dict(row.inputs().items()), dict.fromkeys(names, row)) for row in rows]
+        entries = [(text_of(row.inputs()), dict.fromkeys(names, row)) for row in rows]
     if not entries:
         raise OptimizationError(
             f"The program's answer was accepted on none of {len(rows)} training rows, so there is nothing to show. "
@@ -77,6 +77,6 @@ class _Pool(Bootstrapping):
         for _, demos in self.entries:
             shown.update(dict.fromkeys(demos, 1))
         new = {name: demos[-1] for name, demos in self.name2traces.items() if len(demos) > shown[name]}
-        self.entries.append((dict(example.inputs().items()), new))
+        self.entries.append((text_of(example.inputs()), new))
         program = Nearest(fresh(self._job.program), self.entries, k=self._k)
         self._job.keep(program, message=f"{self._accepted} demonstrations accepted")
