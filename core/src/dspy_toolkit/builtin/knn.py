@@ -1,12 +1,13 @@
 """DSPy's KNNFewShot, with the demonstrations made once and kept in the program."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import dspy
 
 from dspy_toolkit.builtin.bootstrap import Bootstrapping, Positive, Threshold
-from dspy_toolkit.builtin.search import NO_LIMIT, check_labelled, demos_must_fit, fresh
+from dspy_toolkit.builtin.search import NO_LIMIT, check_labelled, demos_must_fit, fresh, labelled
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.context import limit_demos
 from dspy_toolkit.optimize.job import OptimizerJob, preflight
@@ -33,12 +34,14 @@ def knn(
     """DSPy's KNNFewShot: each call is shown the `k` demonstrations whose inputs are most like its own.
 
     With `bootstrap` demonstrations are made by the program itself on every training row, `max_rounds` times at most,
-    and accepted from the score `metric_threshold`; without it they are the training rows as they are.
+    and accepted from the score `metric_threshold`; rows where none was accepted, and all rows without `bootstrap`, are
+    shown as they are, if they have labels.
     DSPy bootstraps again in every call (several LM calls instead of one) and saves none of it. Here the demonstrations
     are made once and are part of the program; likeness is that of character trigrams, so no embedding model is needed.
     """
     rows = list(job.train)
     count = limit_demos(job, k=k)["k"]
+    has_labels = labelled(job.program, rows)
     entries: list[Entry]
     if bootstrap:
         pool = _Pool(
@@ -46,22 +49,26 @@ def knn(
             k=count,
             metric=job.metric.with_threshold(metric_threshold),
             max_bootstrapped_demos=len(rows),
-            max_labeled_demos=0,
+            max_labeled_demos=count if has_labels else 0,  # shown to the program while it makes its own
             max_rounds=max_rounds,
             max_errors=NO_LIMIT,
         )
         job.report(0, len(rows))
         pool.compile(fresh(job.program), trainset=rows)
-        entries = pool.entries
+        entries = pool.entries + (_as_they_are(job.program, pool.left) if has_labels else [])
     else:
-        names = [name for name, _ in job.program.named_predictors()]
-        entries = [(text_of(row.inputs()), dict.fromkeys(names, row)) for row in rows]
+        entries = _as_they_are(job.program, rows)
     if not entries:
         raise OptimizationError(
             f"The program's answer was accepted on none of {len(rows)} training rows, so there is nothing to show. "
-            "Set bootstrap=false to show the rows as they are, lower metric_threshold, or raise max_rounds."
+            "Label the rows, so that they can be shown as they are, lower metric_threshold, or raise max_rounds."
         )
     return Nearest(fresh(job.program), entries, k=count)
+
+
+def _as_they_are(program: dspy.Module, rows: Sequence[dspy.Example]) -> list[Entry]:
+    names = [name for name, _ in program.named_predictors()]
+    return [(text_of(row.inputs()), dict.fromkeys(names, row)) for row in rows]
 
 
 class _Pool(Bootstrapping):
@@ -71,12 +78,19 @@ class _Pool(Bootstrapping):
         super().__init__(job, **options)
         self._k = k
         self.entries: list[Entry] = []
+        self._accepted_rows: list[dspy.Example] = []
+
+    @property
+    def left(self) -> list[dspy.Example]:
+        """Rows on which nothing was accepted."""
+        return [row for row in self.trainset if not any(row is each for each in self._accepted_rows)]
 
     def _keep(self, example: dspy.Example) -> None:
         shown: Counter[str] = Counter()
         for _, demos in self.entries:
             shown.update(dict.fromkeys(demos, 1))
         new = {name: demos[-1] for name, demos in self.name2traces.items() if len(demos) > shown[name]}
+        self._accepted_rows.append(example)
         self.entries.append((text_of(example.inputs()), new))
         program = Nearest(fresh(self._job.program), self.entries, k=self._k)
         self._job.keep(program, message=f"{self._accepted} demonstrations accepted")
