@@ -10,6 +10,7 @@ The lower bound of computed prompt tokens counts each distinct prefix of the wor
 
 import argparse
 import json
+import logging
 import platform
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from dspy_toolkit_mlx.models import ResolvedModel, load, resolve_model
 
 def main() -> None:
     options = _options()
-    dspy.configure(disable_history=False)
+    logging.getLogger("dspy").setLevel(logging.ERROR)  # it warns of every answer that reaches its budget
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     model = resolve_model(options.model)
     console = Console(stderr=options.json)

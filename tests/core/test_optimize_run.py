@@ -15,10 +15,11 @@ from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, Sett
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.optimize import check_parameters, configure_cache, find_optimizer, optimize, prepare
 from dspy_toolkit.testing import ScriptedLM
-from dspy_toolkit.types import OptimizerEntry, resolve
+from dspy_toolkit.types import OptimizerEntry, TaskData, resolve
 
 PROGRAM = dspy.Predict("question -> answer")
 ROWS = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(50)]
+DATA = TaskData(train=ROWS[:20], validation=ROWS[20:30], test=ROWS[30:])
 
 
 def asked(request):
@@ -40,7 +41,7 @@ def bootstrap(plugins):
 def run(plugin_manager, lm, *, seed=0, rows=None, metric=None, parameters=None, **options):
     return optimize(
         PROGRAM,
-        data=prepare(ROWS, PROGRAM, rows=rows, seed=seed),
+        data=prepare(DATA, PROGRAM, rows=rows, seed=seed),
         metric=metric or ExactMatch(),
         optimizer=options.pop("optimizer", None) or bootstrap(plugin_manager),
         optimizer_name="bootstrap",
@@ -76,7 +77,7 @@ def test_bootstrap_to_the_end_beats_the_baseline(plugin_manager, capfd):
 
 
 def test_accepted_demonstrations_are_right_and_from_the_training_set(plugin_manager):
-    data = prepare(ROWS, PROGRAM)
+    data = prepare(DATA, PROGRAM)
     result = run(plugin_manager, ScriptedLM(learner))
     train = {row.question: row.answer for row in data.train}
     assert all(train[demo.question] == demo.answer for demo in result.program.demos)
@@ -170,7 +171,7 @@ def test_an_interrupted_run_goes_on_where_it_was_from_disk(plugin_manager, lm_ca
     assert result.optimized == expected.optimized
 
 
-def labelled(plugin_manager, lm, *, seed=0, rows=ROWS):
+def labelled(plugin_manager, lm, *, seed=0, rows=DATA):
     return optimize(
         PROGRAM,
         data=prepare(rows, PROGRAM),
@@ -187,7 +188,7 @@ def test_labelled_demonstrations_alone(plugin_manager):
     result = labelled(plugin_manager, ScriptedLM(learner))
     assert result.optimized.score == 100
     assert result.usage.lm_calls == result.baseline.n + result.optimized.n, "the search itself calls nothing"
-    train = {row.question: row.answer for row in prepare(ROWS, PROGRAM).train}
+    train = {row.question: row.answer for row in prepare(DATA, PROGRAM).train}
     assert [train[demo.question] for demo in result.program.demos] == [demo.answer for demo in result.program.demos]
     assert len(result.program.demos) == 3
     assert PROGRAM.demos == []
@@ -231,7 +232,12 @@ def test_ctrl_c_in_the_search_keeps_the_demonstrations_found(plugin_manager):
 def test_the_stop_event_ends_any_stage(plugin_manager, stage, found):
     stop = threading.Event()
     lm = ScriptedLM(learner)
-    sink = lambda event: stop.set() if (event.stage, event.done) == (stage, 1) else None  # noqa: E731
+
+    def sink(event):
+        reached = event.kind == "candidate" if stage == "search" else event.done == 1
+        if event.stage == stage and reached:
+            stop.set()
+
     with pytest.raises(OptimizationInterrupted) as caught:
         run(plugin_manager, lm, on_event=sink, stop=stop)
     partial = caught.value.partial
@@ -267,7 +273,7 @@ def test_a_row_that_cannot_be_parsed_costs_that_row(plugin_manager):
 
 
 def test_a_metric_that_fails_in_the_search_is_in_the_error_table(plugin_manager):
-    train = {row.question for row in prepare(ROWS, PROGRAM).train}
+    train = {row.question for row in prepare(DATA, PROGRAM).train}
 
     def picky(gold, pred):
         return None if gold.question in train else gold.answer == pred.answer

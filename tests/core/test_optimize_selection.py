@@ -131,6 +131,18 @@ def test_feedback_is_found_out_without_the_program():
     assert gives_feedback(broken, rows, PROGRAM) is None
 
 
+def test_a_metric_that_asks_an_lm_is_not_let_to():
+    lm = ScriptedLM([])
+    rows = prepare(ROWS, PROGRAM).train
+
+    def judge(gold, pred):
+        with dspy.context(lm=lm):
+            return dspy.Predict("answer -> grade: float")(answer=pred.answer).grade
+
+    assert gives_feedback(DSPyFramework.metric(None, judge), rows, PROGRAM) is None
+    assert lm.engine.calls == 0
+
+
 # --- framework and engine
 
 

@@ -5,8 +5,11 @@ import os
 
 import pytest
 
+from dspy_toolkit.blas import load_fast_blas
+
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+load_fast_blas()  # as the provider does, before MLX is imported
 
 SENTENCES = [
     "The capital of France is Paris, and the capital of Peru is Lima.",

@@ -1,4 +1,5 @@
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -40,11 +41,11 @@ def values(made):
     return tiny_llama.weights(made.get_vocab_size())
 
 
-def reference(values: dict[str, np.ndarray], kind: Kind, **config) -> llama.Model:
+def reference(values: dict[str, np.ndarray], kind: Kind, module=llama, **config):
     """mlx-lm's own model with the weights that the gguf package says the file holds."""
     rows = values["model.embed_tokens.weight"].shape[0]
     arguments = tiny_llama.CONFIG | {"vocab_size": rows, "tie_word_embeddings": "lm_head.weight" not in values}
-    model = llama.Model(llama.ModelArgs.from_dict(arguments | config))
+    model = module.Model(module.ModelArgs.from_dict(arguments | config))
     model.load_weights([(name, mx.array(tiny_llama.rounded(value, kind))) for name, value in values.items()])
     model.eval()
     return model
@@ -97,6 +98,17 @@ def test_a_scale_too_big_for_the_packing_is_stored_expanded(tmp_path, values, ma
     assert "model.layers.0.mlp.up_proj.scales" not in packed
     assert mx.array_equal(packed["model.layers.0.mlp.up_proj.weight"], mx.array(expected)).item()
     assert mx.array_equal(connected(path)[0](PROMPT), reference(huge, kind)(PROMPT)).item()
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.Q8_0], ids=lambda kind: kind.name)
+def test_the_qwen_families_too(tmp_path, made, family, kind):
+    values = tiny_llama.weights(made.get_vocab_size(), tied=True, family=family)
+    assert len(values) > len(tiny_llama.weights(made.get_vocab_size(), tied=True))
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, kind, made=made, architecture=family)
+    module = importlib.import_module(f"mlx_lm.models.{family}")
+    expected = reference(values, kind, module, model_type=family)
+    assert mx.array_equal(connected(path)[0](PROMPT), expected(PROMPT)).item()
 
 
 def test_llama_3_rope_scaling_is_read_back_from_its_factors(tmp_path, values, made):

@@ -270,6 +270,19 @@ def test_a_model_too_big_for_float32_stays_as_it_is_and_says_so(directory, monke
     assert mx.linalg.norm(ours - exact).item() < 0.1 * mx.linalg.norm(exact).item()  # it computes in bfloat16
 
 
+def test_on_a_gpu_a_few_float32_norms_do_not_widen_a_16_bit_model(directory):
+    """The step itself, for there is no GPU here: Metal and CUDA run it, a CPU never does."""
+    model, _ = load_model(directory)
+    model.set_dtype(mx.float16)
+    model.model.norm.weight = model.model.norm.weight.astype(mx.float32)
+    assert model(PROMPT).dtype == mx.float32
+    models._narrow(model)
+    assert model(PROMPT).dtype == mx.float16
+    model.set_dtype(mx.float32)
+    models._narrow(model)
+    assert model(PROMPT).dtype == mx.float32, "a float32 model stays one"
+
+
 def test_a_model_too_big_for_memory_is_refused_with_both_numbers(directory, monkeypatch):
     monkeypatch.setattr(models, "available_memory", lambda: 1000)
     with pytest.raises(ModelError, match=r"need 0\.0 GiB; 0\.0 GiB of memory.*fewer bits"):

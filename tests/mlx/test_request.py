@@ -90,11 +90,9 @@ def test_pictures_are_refused(renderer):
         renderer.prepare(request(picture))
 
 
-@given(st.sampled_from(sorted(METADATA)), st.one_of(st.none(), st.booleans(), st.text(max_size=3), st.floats()))
+@given(st.sampled_from(sorted(METADATA)), st.one_of(st.none(), st.booleans(), st.text(max_size=3), st.floats(-9, 9)))
 def test_options_are_read_or_named(name, value):
-    asked = request(extensions={"metadata": {name: value}}) if value == value else None
-    if asked is None:
-        return
+    asked = request(extensions={"metadata": {name: value}})
     read, check, _ = METADATA[name]
     try:
         good = check(read(value))

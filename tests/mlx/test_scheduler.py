@@ -148,6 +148,16 @@ def test_bytes_bound_the_rows_and_idle_prefixes_make_room():
     assert engine.scheduler.tree.evictions > 0
 
 
+def test_making_room_does_not_drop_what_the_prefix_is_cut_from():
+    engine = Pretended(scheduler(bytes=460, bytes_per_token=1, tree_bytes=460))
+    engine.scheduler.add(make([*range(300), *range(1000, 1100)], max_tokens=5))
+    engine.run()
+    engine.scheduler.add(make([*range(300), *range(2000, 2020)], max_tokens=60))
+    engine.run()
+    assert len(engine.finished) == 2
+    assert engine.scheduler.tree.evictions == 1
+
+
 REQUESTS = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 90), st.integers(0, 3), st.integers(1, 6), st.integers(0, 6)),
     min_size=1,

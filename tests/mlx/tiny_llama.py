@@ -73,8 +73,8 @@ def tokenizer(pre: str = "smollm") -> Tokenizer:
     return made
 
 
-def weights(vocabulary: int, seed: int = 0, *, tied: bool = False) -> dict[str, np.ndarray]:
-    """Random float32 weights by mlx-lm's names."""
+def weights(vocabulary: int, seed: int = 0, *, tied: bool = False, family: str = "llama") -> dict[str, np.ndarray]:
+    """Random float32 weights by mlx-lm's names. Qwen 2 has biases at its queries, keys and values, Qwen 3 norms."""
     random = np.random.default_rng(seed)
     hidden, inner, size = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["head_dim"]
     heads, pairs = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"]
@@ -88,8 +88,14 @@ def weights(vocabulary: int, seed: int = 0, *, tied: bool = False) -> dict[str, 
         shapes |= {f"{at}.self_attn.v_proj": (pairs * size, hidden), f"{at}.self_attn.o_proj": (hidden, heads * size)}
         shapes |= {f"{at}.mlp.gate_proj": (inner, hidden), f"{at}.mlp.up_proj": (inner, hidden)}
         shapes |= {f"{at}.mlp.down_proj": (hidden, inner)}
+        if family == "qwen3":
+            shapes |= {f"{at}.self_attn.q_norm": (size,), f"{at}.self_attn.k_norm": (size,)}
     made = {f"{name}.weight": random.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
-    return {name: value + 1 if value.ndim == 1 else value for name, value in made.items()}
+    made = {name: value + 1 if value.ndim == 1 else value for name, value in made.items()}
+    if family == "qwen2":
+        for name in [name for name in made if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))]:
+            made[name.replace(".weight", ".bias")] = random.normal(0, 0.2, made[name].shape[:1]).astype(np.float32)
+    return made
 
 
 _NAMES = {
@@ -99,6 +105,8 @@ _NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -109,11 +117,11 @@ _NAMES = {
 
 
 def gguf_name(name: str) -> str:
-    stem = name.removesuffix(".weight")
+    stem, _, kind = name.rpartition(".")
     if stem.startswith("model.layers."):
         _, _, layer, part = stem.split(".", 3)
-        return f"blk.{layer}.{_NAMES[part]}.weight"
-    return f"{_NAMES[stem]}.weight"
+        return f"blk.{layer}.{_NAMES[part]}.{kind}"
+    return f"{_NAMES[stem]}.{kind}"
 
 
 def permuted(value: np.ndarray, heads: int) -> np.ndarray:
@@ -164,6 +172,7 @@ def write_gguf(
     writer.add_head_count(CONFIG["num_attention_heads"])
     writer.add_head_count_kv(CONFIG["num_key_value_heads"])
     writer.add_rope_dimension_count(CONFIG["head_dim"])
+    writer.add_key_length(CONFIG["head_dim"])
     writer.add_rope_freq_base(CONFIG["rope_theta"])
     writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
     add_tokenizer(writer, made or tokenizer(pre), pre)

@@ -22,6 +22,7 @@ from dspy_toolkit.optimize import (
     find_optimizer,
     optimize,
     prepare,
+    read_dataset,
 )
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.program import Program
@@ -133,7 +134,7 @@ class DSPyFramework:
     def optimize_module(
         self,
         module: dspy.Module | str,
-        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example],
+        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example] | str | os.PathLike[str],
         metrics: AnyMetric | Sequence[AnyMetric],
         *,
         task_type: str = "module",
@@ -147,7 +148,8 @@ class DSPyFramework:
     ) -> OptimizationResult:
         """Optimize a module and measure it on held-out rows before and after. `module` is left as it was.
 
-        `module` may be a name in `modules`. `dataset` is three sets or one list, which is split by content. `metrics`
+        `module` may be a name in `modules`. `dataset` is three sets, or one list or file (see
+        `read_dataset`), which is split by content. `metrics`
         is a metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result.
         `optimizer` is a name (`bootstrap` if none is given), or `auto`, which chooses by the data, the metric and the
         model and says why in the result's `reason`. `parameters` are the optimizer's.
@@ -158,6 +160,8 @@ class DSPyFramework:
             if optimizer is None and settings is not None and settings.optimizer:
                 optimizer, parameters = settings.optimizer, {**settings.optimizer_params, **parameters}
             module = self.modules.get(module)
+        if isinstance(dataset, str | os.PathLike):
+            dataset = read_dataset(dataset, module)
         data = prepare(dataset, module, rows=rows, seed=self._seed(seed))
         metric, lm = self.metric(metrics), self.lm(model)
         name, reason = optimizer or "bootstrap", ""

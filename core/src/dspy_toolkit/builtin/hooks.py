@@ -23,6 +23,31 @@ def toolkit_metrics() -> Iterable[MetricEntry]:
         summary="The share of labelled fields that are equal to their label as they stand.",
         metric="dspy_toolkit.metrics.fields:accuracy",
     )
+    yield MetricEntry(
+        name="numeric",
+        summary="The share of labelled numbers that are met within 1 %.",
+        metric="dspy_toolkit.metrics.numeric:numeric",
+    )
+    yield MetricEntry(
+        name="set-f1",
+        summary="F1 of the things listed against the labelled ones, in any order, averaged over the fields.",
+        metric="dspy_toolkit.metrics.overlap:set_f1",
+    )
+    yield MetricEntry(
+        name="rouge-l",
+        summary="ROUGE-L: the longest common subsequence of words with the label, averaged over the labelled fields.",
+        metric="dspy_toolkit.metrics.rouge:rouge_l",
+    )
+    yield MetricEntry(
+        name="macro-f1",
+        summary="F1 of the one labelled field over the whole set, each label counting the same (scikit-learn's).",
+        metric="dspy_toolkit.metrics.labels:macro_f1",
+    )
+    yield MetricEntry(
+        name="weighted-f1",
+        summary="F1 of the one labelled field over the whole set, labels counting by their rows (scikit-learn's).",
+        metric="dspy_toolkit.metrics.labels:weighted_f1",
+    )
 
 
 @hookimpl

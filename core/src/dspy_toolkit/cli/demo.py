@@ -25,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
         Optimizes lora/hyperparameters with SmolLM2-135M, from baseline to stored program. Minutes on two cores.
         """
         with edge(as_json) as output:
-            from dspy_toolkit.cli.optimize import run_optimization, score_lines
+            from dspy_toolkit.cli.optimize import result_document, run_optimization, score_lines
             from dspy_toolkit.framework import DSPyFramework
 
             framework = DSPyFramework()
@@ -37,12 +37,7 @@ def add_to(app: typer.Typer) -> None:
             after = framework.load(TASK, version.name, model=MODEL)(**inputs)
             proposals = {"before": dict(task.files(inputs, before)), "after": dict(task.files(inputs, after))}
             output.document(
-                {
-                    **result.to_dict(),
-                    "version": version.name,
-                    "bundle": str(version.bundle.path),
-                    "example": {"inputs": inputs, **proposals},
-                }
+                {**result_document(framework, MODEL, result, version), "example": {"inputs": inputs, **proposals}}
             )
             _conclude(output, result, version, inputs, proposals, score_lines(result))
 

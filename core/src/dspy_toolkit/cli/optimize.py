@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.optimize import OptimizationResult
     from dspy_toolkit.store import Version
 
-__all__ = ["add_to", "run_optimization", "score_lines"]
+__all__ = ["add_to", "result_document", "run_optimization", "score_lines"]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def add_to(app: typer.Typer) -> None:
             result, version = run_optimization(
                 output, framework, task, model=model, optimizer=optimizer, seed=seed, rows=drawn, parameters=parameters
             )
-            output.document({**result.to_dict(), "version": version.name, "bundle": str(version.bundle.path)})
+            output.document(result_document(framework, model, result, version))
             output.print(*score_lines(result))
             output.print(f"[bold]{version.task}@{version.name}[/] is in {version.bundle.path}")
 
@@ -61,6 +61,20 @@ def run_optimization(
 
     with RunProgress(output) as progress:
         return framework.optimize_task(task, on_event=progress, **options)
+
+
+def result_document(
+    framework: "DSPyFramework", model: str | None, result: "OptimizationResult", version: "Version"
+) -> dict[str, Any]:
+    """The JSON of a run: `model` as it was asked for, `resolved_model` as it was found, content and precision named."""
+    asked = framework.config.profile(model or framework.config.project(version.task.partition("/")[0]).model).model
+    return {
+        **result.to_dict(),
+        "model": asked,
+        "resolved_model": result.model,
+        "version": version.name,
+        "bundle": str(version.bundle.path),
+    }
 
 
 def score_lines(result: "OptimizationResult") -> list[str]:

@@ -40,6 +40,7 @@ from dspy_toolkit.grammar.schema import UnsupportedTypeError
 __all__ = ["Grammar", "compile_chat", "compile_json", "problems"]
 
 Signature = type[dspy.Signature]
+_REMEDY = " Change its type, or use a plain adapter."
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _problem(signature: Signature, name: str) -> dict[str, str]:
         compile_chat(signature)
         compile_json(signature)
     except GrammarError as error:
-        return {name: str(error)}
+        return {name: str(error).removesuffix(_REMEDY)}
     return {}
 
 
@@ -151,7 +152,7 @@ def _named(signature: Signature, name: str, build: Callable[[], Any]) -> Any:
         annotation = signature.output_fields[name].annotation
         raise GrammarError(
             f"The field {name!r} of {signature.__name__} has the type {annotation!r}, which cannot be compiled to a "
-            f"grammar: {error}. Change its type, or use a plain adapter."
+            f"grammar: {error}.{_REMEDY}"
         ) from error
 
 
@@ -165,7 +166,7 @@ def _checked(signature: Signature, grammar: Grammar, adapter: dspy.Adapter) -> G
             return grammar
         raise GrammarError(
             f"{signature.__name__} has a field that DSPy cannot read from text: "
-            f"{str(error).partition(' from the LM response')[0]}."
+            f"{' '.join(str(error).partition(' from the LM response')[0].split())[:300]}.{_REMEDY}"
         ) from error
     for name, info in signature.output_fields.items():
         try:

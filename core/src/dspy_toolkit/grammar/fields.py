@@ -33,7 +33,8 @@ _BLANK = r" \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
 
 # Words that json or Python reads as something else than text.
 _WORDS = "null|true|false|NaN|Infinity|None|True|False"
-_WORDY = r"[A-Za-z\p{L}][A-Za-z0-9\p{L} ,.;:!?%&*+=<>@^_|~$-]*"
+_WORDY_CHARS = r"A-Za-z0-9\p{L},.;:!?%&*+=<>@^_|~$-"
+_WORDY = rf"[A-Za-z\p{{L}}](?:[ {_WORDY_CHARS}]*[{_WORDY_CHARS}])?"
 
 
 class Value(NamedTuple):
@@ -162,7 +163,7 @@ def _wordy(rules: Rules, schema: dict[str, Any], quote: str) -> Piece:
     least, most = max(schema.get("minLength", 1), 1), schema.get("maxLength", "")
     terms = [
         f"/{quote}{_WORDY}{quote}/",
-        f"~/{quote}(?:{_WORDS}) *{quote}/",
+        f"~/{quote}(?:{_WORDS}){quote}/",
         f"/{quote}(?s:.){{{least},{most}}}{quote}/",
     ]
     return Piece(rules.named(" & ".join(terms), terminal=True), f"{quote}{'a' * least}{quote}")

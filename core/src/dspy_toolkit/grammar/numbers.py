@@ -30,7 +30,8 @@ _EXACT = Context(prec=1000)  # the digits of the smallest double and then some
 _PLAIN_MAX = Decimal("9" * 16 + "." + "9" * FLOAT_PLACES)
 _SMALL = range(-324, 0)
 _LARGE = range(16, 309)
-_ALMOST_TEN = Decimal("9." + "9" * FLOAT_PLACES)
+_MANTISSA_PLACES = 16  # 17 digits in all are enough for every double
+_ALMOST_TEN = Decimal("9." + "9" * _MANTISSA_PLACES)
 
 
 def integer_range(low: int | None, high: int | None) -> str:
@@ -222,9 +223,10 @@ def _scientific(low: Decimal, high: Decimal) -> Iterator[str]:
             if first <= 1 and last >= 10:
                 whole.append(exponent)
                 continue
-            yield decimal_range(max(first, Decimal(1)), min(last, _ALMOST_TEN)) + _exponent(exponent, exponent)
+            ends = max(first, Decimal(1)), min(last, _ALMOST_TEN)
+            yield decimal_range(*ends, _MANTISSA_PLACES) + _exponent(exponent, exponent)
         if whole:
-            yield rf"[1-9](?:\.[0-9]{{1,{FLOAT_PLACES}}})?" + _exponent(whole[0], whole[-1])
+            yield rf"[1-9](?:\.[0-9]{{1,{_MANTISSA_PLACES}}})?" + _exponent(whole[0], whole[-1])
 
 
 def _exponent(low: int, high: int) -> str:

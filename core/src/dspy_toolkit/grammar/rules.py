@@ -269,7 +269,7 @@ class Rules:
 
 def string_format(schema: dict[str, Any]) -> Format | None:
     """The format of a string schema, None if it has none that restricts the text."""
-    name = schema.get("format")
+    name = schema.get("format", schema.get("contentMediaType"))
     if name in (None, "binary", "path"):
         return None
     if name in ("date-time", "time"):

@@ -1,14 +1,14 @@
 """Metrics that compare fields of the prediction with labelled fields of the row, whatever else the two carry.
 
-Each is a class, made for chosen fields (`ExactMatch("answer")`), and one instance that compares every labelled field:
-every field of the row that is not an input.
+Each here is a class, made for chosen fields (`ExactMatch("answer")`), and one instance that compares every labelled
+field: every field of the row that is not an input.
 """
 
 import math
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dspy
@@ -16,28 +16,39 @@ import dspy
 from dspy_toolkit.errors import DataError, MetricError
 from dspy_toolkit.metrics.metric import Score
 
-__all__ = ["Accuracy", "ExactMatch", "TokenF1", "accuracy", "exact_match", "f1", "normalized", "token_f1"]
+__all__ = [
+    "Accuracy",
+    "ExactMatch",
+    "FieldMetric",
+    "TokenF1",
+    "accuracy",
+    "check_labels",
+    "exact_match",
+    "f1",
+    "labelled_fields",
+    "normalized",
+    "same",
+    "token_f1",
+]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class _FieldMetric:
-    """Scores each labelled field from 0 to 1 with `compare`; subclasses say how fields make one score."""
+class FieldMetric:
+    """Scores each labelled field from 0 to 1 with `compare`, which subclasses write; `combine` makes one score of them.
+
+    `fields` are the fields to compare; none means every labelled field of the row.
+    """
 
     def __init__(self, *fields: str):
         self._fields = fields
         self.__name__ = f"{type(self).__name__}({', '.join(fields)})" if fields else type(self).__name__
 
     def __call__(self, gold: dspy.Example, pred: dspy.Prediction, trace: Any = None) -> Score:
-        fields = self._fields or tuple(gold.labels().keys())
-        if not fields:
-            raise MetricError("the row has no labelled field to compare with")
         scores = []
         sentences = []
-        for field in fields:
-            if field not in gold:
-                raise MetricError(f"the row has no field {field!r} to compare with")
+        for field in labelled_fields(gold, self._fields):
             expected = gold[field]
             if field not in pred:
                 score, sentence = 0.0, f"The prediction has no {field!r}; expected {expected!r}."
@@ -48,7 +59,12 @@ class _FieldMetric:
             sentences.append(sentence)
         return Score(score=self.combine(scores), feedback=" ".join(sentences))
 
+    def check(self, rows: Iterable[dspy.Example]) -> None:
+        """Raises DataError for the first row without the label that is to be compared."""
+        check_labels(self.__name__, rows, self._fields)
+
     def compare(self, expected: Any, got: Any) -> float:
+        """How right `got` is, from 0 to 1, where the label says `expected`."""
         raise NotImplementedError
 
     def combine(self, scores: Sequence[float]) -> float:
@@ -60,7 +76,7 @@ class _FieldMetric:
         return f"{field!r} is {got!r}; expected {expected!r}."
 
 
-class ExactMatch(_FieldMetric):
+class ExactMatch(FieldMetric):
     """1 if every field is equal to its label, else 0.
 
     Text is compared after the normalisation of SQuAD's evaluation script (Rajpurkar et al. 2016): lower case, without
@@ -73,20 +89,20 @@ class ExactMatch(_FieldMetric):
             return max(self.compare(each, got) for each in expected)
         if isinstance(got, str) and isinstance(expected, str):
             return float(normalized(expected) == normalized(got))
-        return float(_equal(expected, got))
+        return float(same(expected, got))
 
     def combine(self, scores: Sequence[float]) -> float:
         return float(all(score == 1 for score in scores))
 
 
-class Accuracy(_FieldMetric):
+class Accuracy(FieldMetric):
     """The share of the fields that are equal to their labels as they stand (text without surrounding blanks)."""
 
     def compare(self, expected: Any, got: Any) -> float:
-        return float(_equal(expected, got))
+        return float(same(expected, got))
 
 
-class TokenF1(_FieldMetric):
+class TokenF1(FieldMetric):
     """SQuAD's token F1 (Rajpurkar et al. 2016), averaged over the fields; against the best label where there is a
     list.
     """
@@ -107,6 +123,29 @@ token_f1 = TokenF1()
 accuracy = Accuracy()
 
 
+def labelled_fields(gold: dspy.Example, fields: Sequence[str] = ()) -> tuple[str, ...]:
+    """`fields`, or all labelled fields of the row. Raises MetricError when the row lacks one or has none."""
+    for field in fields:
+        if field not in gold:
+            raise MetricError(f"the row has no field {field!r} to compare with")
+    found = tuple(fields) or tuple(gold.labels().keys())
+    if not found:
+        raise MetricError("the row has no labelled field to compare with")
+    return found
+
+
+def check_labels(metric: str, rows: Iterable[dspy.Example], fields: Sequence[str] = ()) -> None:
+    """Raises DataError for the first row without its labels."""
+    for number, row in enumerate(rows, start=1):
+        try:
+            labelled_fields(row, fields)
+        except MetricError as error:
+            raise DataError(
+                f"The metric {metric} cannot score row {number}: {error}. Label the rows, "
+                "or score them with a metric that needs no labels, such as an LLM judge."
+            ) from error
+
+
 def normalized(text: str) -> str:
     """SQuAD's `normalize_answer`: lower case, then no punctuation, then no articles, then single blanks."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
@@ -123,7 +162,8 @@ def f1(expected: str, got: str) -> float:
     return 2 * shared / (len(wanted) + len(found))
 
 
-def _equal(expected: Any, got: Any) -> bool:
+def same(expected: Any, got: Any) -> bool:
+    """Equal as plain JSON data: text without surrounding blanks, floats but for rounding, True apart from 1."""
     if isinstance(expected, str) and isinstance(got, str):
         return expected.strip() == got.strip()
     expected, got = _plain(expected), _plain(got)

@@ -1,40 +1,40 @@
 """One metric, however it was written: a score from 0 to 1 and a sentence that says why."""
 
+import asyncio
+import contextvars
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import dspy
 
 from dspy_toolkit.errors import MetricError
+from dspy_toolkit.metrics.score import Score
+from dspy_toolkit.metrics.set_metric import SetMetric
 
 __all__ = ["Metric", "Score"]
 
 _ROUNDING = 1e-9  # how far outside 0..1 a sum of floats may end up
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """A score from 0 to 1 and the sentence that says why (may be empty)."""
-
-    score: float
-    feedback: str = ""
-
-
 class Metric:
     """Wraps a function that returns bool, float, dict(score=, feedback=), Score or dspy.Prediction(score=, feedback=).
 
-    The function takes two to five positional arguments: `(gold, pred, trace, pred_name, pred_trace)`. The wrapper is
-    what DSPy's optimizers are given. Called with two arguments, or with GEPA's five, it returns
-    `dspy.Prediction(score=, feedback=)`. Called with a trace and no predictor's name, which is how demonstrations are
-    bootstrapped, it returns the bool `score >= threshold`: `bool(Prediction(score=0.0))` is True and would accept wrong
-    demonstrations. A Metric holds no state and may be called from several threads if the function may.
+    The function may be `async`. It takes two to five positional arguments: `(gold, pred, trace, pred_name,
+    pred_trace)`. The wrapper is what DSPy's optimizers are given. Called with two arguments, or with GEPA's five, it
+    returns `dspy.Prediction(score=, feedback=)`. Called with a trace and no predictor's name, which is how
+    demonstrations are bootstrapped, it returns the bool `score >= threshold`: `bool(Prediction(score=0.0))` is True
+    and would accept wrong demonstrations. A Metric holds no state and may be called from several threads if the
+    function may.
+
+    `set_metric` is the SetMetric that was wrapped, or None: `evaluate` takes the score of the whole set from it.
     """
 
     def __init__(self, metric: "Callable[..., Any] | Metric", *, name: str | None = None, threshold: float = 0.5):
         self._function: Callable[..., Any] = metric._function if isinstance(metric, Metric) else metric
+        self.set_metric: SetMetric | None = self._function if isinstance(self._function, SetMetric) else None
         self.name = name or (metric.name if isinstance(metric, Metric) else _name_of(metric))
         self.__name__ = self.name
         self.threshold = threshold
@@ -50,20 +50,24 @@ class Metric:
     @classmethod
     def mean(cls, metrics: "Sequence[Callable[..., Any] | Metric]", *, name: str | None = None) -> "Metric":
         """The plain mean of several metrics; its feedback names each with its score. Raises MetricError for none."""
+        from dspy_toolkit.metrics.combine import weighted
+
         parts = [cls(metric) for metric in metrics]
         if not parts:
             raise MetricError("There is no metric to score with; give at least one.")
         if len(parts) == 1:
             return parts[0]
+        return weighted(
+            *((part, 1.0) for part in parts), name=name or f"mean({', '.join(part.name for part in parts)})"
+        )
 
-        def mean(gold: Any, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Score:
-            scores = [part.score(gold, pred, trace, pred_name, pred_trace) for part in parts]
-            feedback = " ".join(
-                f"{part.name} {score.score:.2f}: {score.feedback}" for part, score in zip(parts, scores, strict=True)
-            )
-            return Score(score=sum(score.score for score in scores) / len(scores), feedback=feedback)
+    def check(self, rows: "Iterable[dspy.Example]") -> None:
+        """Raise DataError or MetricError if the metric cannot score these rows whatever the prediction. Asks no LM.
 
-        return cls(mean, name=name or f"mean({', '.join(part.name for part in parts)})")
+        Only metrics with a `check(rows)` of their own, such as those of this package, can tell beforehand.
+        """
+        if (check := getattr(self._function, "check", None)) is not None:
+            check(rows)
 
     def score(
         self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
@@ -72,8 +76,29 @@ class Metric:
         arguments = (gold, pred, trace, pred_name, pred_trace)[: self._arity]
         try:
             returned = self._function(*arguments)
+            if inspect.isawaitable(returned):
+                returned = _finished(returned)
         except Exception as error:  # a stranger's function can raise anything
-            raise MetricError(f"The metric {self.name!r} raised {_error(error)} on the row {_row(gold)}.") from error
+            raise self._raised(error, gold) from error
+        return self._checked(returned, gold)
+
+    async def ascore(
+        self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
+    ) -> Score:
+        """`score` for async code: an `async` metric is awaited in the running loop; any other blocks it."""
+        arguments = (gold, pred, trace, pred_name, pred_trace)[: self._arity]
+        try:
+            returned = self._function(*arguments)
+            if inspect.isawaitable(returned):
+                returned = await returned
+        except Exception as error:  # a stranger's function can raise anything
+            raise self._raised(error, gold) from error
+        return self._checked(returned, gold)
+
+    def _raised(self, error: Exception, gold: Any) -> MetricError:
+        return MetricError(f"The metric {self.name!r} raised {_error(error)} on the row {_row(gold)}.")
+
+    def _checked(self, returned: Any, gold: Any) -> Score:
         value, feedback = _parts(returned)
         if isinstance(value, bool):
             value = float(value)
@@ -82,7 +107,11 @@ class Metric:
                 f"The metric {self.name!r} returned {_short(returned)} on the row {_row(gold)}; "
                 "expected a score from 0 to 1, as a bool, a number, or a dspy.Prediction(score=..., feedback=...)."
             )
-        return Score(score=min(max(float(value), 0.0), 1.0), feedback="" if feedback is None else str(feedback))
+        return Score(
+            score=min(max(float(value), 0.0), 1.0),
+            feedback="" if feedback is None else str(feedback),
+            parts=returned.parts if isinstance(returned, Score) else {},
+        )
 
     def __call__(
         self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
@@ -90,7 +119,9 @@ class Metric:
         score = self.score(gold, pred, trace, pred_name, pred_trace)
         if trace is not None and pred_name is None:
             return score.score >= self.threshold
-        return dspy.Prediction(score=score.score, feedback=score.feedback)
+        # GEPA can keep a Pareto front over the parts; it looks for them under this name.
+        parts = {"objective_scores": dict(score.parts)} if score.parts else {}
+        return dspy.Prediction(score=score.score, feedback=score.feedback, **parts)
 
 
 def _name_of(metric: Any) -> str:
@@ -119,6 +150,33 @@ def _arity(function: Any, name: str) -> int:
             "expected two to five: (gold, pred, trace=None, pred_name=None, pred_trace=None)."
         )
     return min(len(positional), 5)
+
+
+def _finished(returned: Awaitable[Any]) -> Any:
+    """The result of a coroutine, in a loop of its own; in a thread of its own where this one runs a loop already."""
+
+    async def finished() -> Any:
+        return await returned
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(finished())
+    done: list[Any] = []
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            done.append(asyncio.run(finished()))
+        except Exception as error:  # noqa: BLE001  # raised again in the caller's thread
+            raised.append(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,))
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return done[0]
 
 
 def _parts(returned: Any) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from dspy.adapters.utils import annotation_allows_none
 from pydantic_core import to_jsonable_python
 
 from dspy_toolkit.errors import DataError
+from dspy_toolkit.optimize.duplicates import normal_form
 from dspy_toolkit.types import TaskData
 
 __all__ = ["Row", "Splits", "digest", "input_fields", "plain", "prepare", "row_digest", "signatures_of", "to_examples"]
@@ -20,6 +21,7 @@ __all__ = ["Row", "Splits", "digest", "input_fields", "plain", "prepare", "row_d
 Row = Mapping[str, Any] | dspy.Example
 
 _SETS = ("train", "validation", "test")
+_CUTS = (0.4, 0.6)  # where validation and test begin, as shares of the hashes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +98,11 @@ def prepare(
 ) -> Splits:
     """Check the data, split it if it is one dataset, and draw from each set what `rows` asks for.
 
-    One dataset is split 40/20/40 by the hash of each row's inputs, so the order of the rows does not matter and rows
-    with equal inputs stay together. `rows` maps a set's name to how many of it to draw; the draw depends on the set
-    and on `seed` alone, and draws with the same seed and different sizes are nested. Raises DataError for a missing
-    input, an empty set, a count below 1, or a test row that is also in train or validation.
+    One dataset is split about 40/20/40 by the hash of each row's inputs, so neither the order of the rows nor rows
+    added later move a row to another set, and rows with equal inputs stay together. Inputs are equal here that differ
+    only in case, blanks and final punctuation. `rows` maps a set's name to how many of it to draw; the draw depends on
+    the set and on `seed` alone, and draws with the same seed and different sizes are nested. Raises DataError for a
+    missing input, an empty set, a count below 1, or a test row that is also in train or validation.
     """
     if isinstance(data, TaskData):
         sets = {name: to_examples(getattr(data, name), program, name=f"{name} set") for name in _SETS}
@@ -153,29 +156,43 @@ def _forward_parameters(program: dspy.Module) -> dict[str, bool]:
 
 
 def _split(examples: Sequence[dspy.Example]) -> dict[str, tuple[dspy.Example, ...]]:
-    # By rank of the inputs' hash, so that equal inputs stay together and three different rows are enough.
-    digests = [row_digest(example.inputs()) for example in examples]
-    order = sorted(set(digests))
-    first = max(1, round(len(order) * 0.4))
-    cuts = [first, max(first + 1, round(len(order) * 0.6))]
-    member = {each: _SETS[sum(rank >= cut for cut in cuts)] for rank, each in enumerate(order)}
+    # By where the hash of the inputs falls, so that neither order nor rows added later move a row to another set: what
+    # was trained on is never tested on. Only a set that would be empty takes the nearest row of the fullest.
+    keys = [_leak_key(example) for example in examples]
+    member = {key: _SETS[sum(int(key[:16], 16) / 16**16 >= cut for cut in _CUTS)] for key in keys}
+    for name in _SETS:
+        counts = {each: sum(where == each for where in member.values()) for each in _SETS}
+        fullest = max(_SETS, key=counts.__getitem__)
+        if not counts[name] and counts[fullest] > 1:
+            key = (max if _SETS.index(name) > _SETS.index(fullest) else min)(
+                key for key, where in member.items() if where == fullest
+            )
+            member[key] = name
     return {
-        name: tuple(example for example, each in zip(examples, digests, strict=True) if member[each] == name)
+        name: tuple(example for example, key in zip(examples, keys, strict=True) if member[key] == name)
         for name in _SETS
     }
 
 
 def _check_disjoint(sets: Mapping[str, Sequence[dspy.Example]]) -> None:
     # Inputs are compared, not whole rows: the same question with another label is a leak too.
-    tested = {row_digest(row.inputs()): number for number, row in enumerate(sets["test"], start=1)}
+    tested = {_leak_key(row): number for number, row in enumerate(sets["test"], start=1)}
     for name in ("train", "validation"):
         for number, row in enumerate(sets[name], start=1):
-            twin = tested.get(row_digest(row.inputs()))
+            twin = tested.get(_leak_key(row))
             if twin is not None:
+                same = row_digest(row.inputs()) == row_digest(sets["test"][twin - 1].inputs())
                 raise DataError(
-                    f"Row {twin} of the test set has the same inputs as row {number} of the {name} set; scores on rows "
-                    "that were trained on mean nothing. Remove one of them."
+                    f"Row {twin} of the test set has the same inputs as row {number} of the {name} set"
+                    f"{'' if same else ' but for case, blanks and final punctuation'}; scores on rows that were "
+                    "trained on mean nothing. Remove one of them."
                 )
+
+
+def _leak_key(example: dspy.Example) -> str:
+    """Equal for rows that are copies of each other, though one may be written a little differently."""
+    inputs = {str(key): normal_form(plain(value), loose=True) for key, value in example.inputs().items()}
+    return hashlib.sha256(_canonical(inputs)).hexdigest()
 
 
 def _draw(examples: tuple[dspy.Example, ...], count: int | None, seed: int, name: str) -> tuple[dspy.Example, ...]:

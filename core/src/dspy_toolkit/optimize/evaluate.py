@@ -9,18 +9,20 @@ import contextvars
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import dspy
 from pydantic_core import to_jsonable_python
 
 from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted
-from dspy_toolkit.metrics.metric import Metric
+from dspy_toolkit.metrics.metric import Metric, Score
+from dspy_toolkit.metrics.set_metric import SetMetric
 from dspy_toolkit.optimize.events import Emitter, EventSink, Stage
 from dspy_toolkit.optimize.quiet import quiet
 from dspy_toolkit.optimize.scores import ScoreEstimate, estimate
+from dspy_toolkit.optimize.set_scores import estimate_set, observations
 from dspy_toolkit.optimize.usage import DeadLM, Meter, StopRequested, Usage
 
 __all__ = ["ErrorGroup", "Evaluation", "RowResult", "evaluate", "group_errors"]
@@ -32,7 +34,8 @@ _POLL = 0.1  # seconds between looks at `stop`
 class RowResult:
     """One row. `row` counts from 1; `score` is 0-100; `prediction` is None, and the score 0, where `error` is set.
 
-    A row fails when the program or the metric raises; `error` is "<type>: <message>".
+    A row fails when the program or the metric raises; `error` is "<type>: <message>". `parts` are the scores (0-100) of
+    a combined metric's parts.
     """
 
     row: int
@@ -42,6 +45,7 @@ class RowResult:
     feedback: str
     error: str | None
     seconds: float
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data; a value JSON cannot hold appears as its repr."""
@@ -54,6 +58,7 @@ class RowResult:
             "feedback": self.feedback,
             "error": self.error,
             "seconds": self.seconds,
+            **({"parts": dict(self.parts)} if self.parts else {}),
         }
 
 
@@ -69,23 +74,38 @@ class ErrorGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Results in row order, their mean with its interval, and what went wrong."""
+    """Results in row order, the score with its interval, and what went wrong.
+
+    `score` is the mean of the rows' scores; where the metric is a SetMetric, that of the whole set, `observations` are
+    what it is made of, in row order, and `row_score` is the mean beside it.
+    """
 
     results: tuple[RowResult, ...]
     score: ScoreEstimate
     errors: tuple[ErrorGroup, ...]
     usage: Usage
     seconds: float
+    row_score: ScoreEstimate | None = None
+    set_metric: SetMetric | None = None
+    observations: tuple[Hashable, ...] | None = None
 
     @property
     def scores(self) -> list[float]:
         """Per-row scores in row order, for `compare`."""
         return [result.score for result in self.results]
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """The mean score (0-100) of each part of a combined metric; a row that failed counts as 0."""
+        names = dict.fromkeys(name for result in self.results for name in result.parts)
+        return {name: sum(each.parts.get(name, 0.0) for each in self.results) / len(self.results) for name in names}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data."""
         return {
             **asdict(self.score),
+            **({"row_score": asdict(self.row_score)} if self.row_score else {}),
+            **({"parts": parts} if (parts := self.parts) else {}),
             "errors": [asdict(group) for group in self.errors],
             "usage": asdict(self.usage),
             "seconds": self.seconds,
@@ -140,6 +160,7 @@ def evaluate_metered(
         raise OptimizationError("There are no rows to evaluate on; give at least one.")
     if num_threads < 1:
         raise OptimizationError(f"num_threads is {num_threads}; expected at least 1.")
+    metric.check(rows)
     started, before = time.perf_counter(), meter.usage
     finished: dict[int, _Outcome] = {}
     total = 0.0
@@ -147,9 +168,10 @@ def evaluate_metered(
 
     def evaluation() -> Evaluation:
         results = tuple(finished[index].result for index in sorted(finished))
+        mean = estimate([result.score for result in results], seed=seed)
         return Evaluation(
             results=results,
-            score=estimate([result.score for result in results], seed=seed),
+            **_set_score(metric.set_metric, rows, results, mean, seed),
             errors=group_errors([(outcome.result.row, outcome.raised) for outcome in finished.values()]),
             usage=meter.usage - before,
             seconds=time.perf_counter() - started,
@@ -182,6 +204,22 @@ def evaluate_metered(
     return done
 
 
+def _set_score(
+    metric: SetMetric | None,
+    rows: Sequence[dspy.Example],
+    results: Sequence[RowResult],
+    mean: ScoreEstimate,
+    seed: int,
+) -> dict[str, Any]:
+    if metric is None:
+        return {"score": mean}
+    observed = observations(
+        metric, [rows[result.row - 1] for result in results], [result.prediction for result in results]
+    )
+    score = estimate_set(metric, observed, seed=seed)
+    return {"score": score, "row_score": mean, "set_metric": metric, "observations": observed}
+
+
 def group_errors(raised: Sequence[tuple[int | None, Exception | None]]) -> tuple[ErrorGroup, ...]:
     """The error table: one line per type of error, most frequent first."""
     groups: dict[str, ErrorGroup] = {}
@@ -212,19 +250,19 @@ class _Row:
     def run(self) -> _Outcome:
         started = time.perf_counter()
         inputs = dict(self.example.inputs().items())
-        prediction, score, feedback, raised = None, 0.0, "", None
+        prediction, scored, raised = None, Score(score=0.0), None
         try:
             prediction = self.program(**inputs)
             scored = self.metric.score(self.example, prediction)
-            score, feedback = 100 * scored.score, scored.feedback
         except Exception as error:  # noqa: BLE001  # a row's failure costs that row; the error table has it
             prediction, raised = None, _with_row(error, self.number)
         result = RowResult(
             row=self.number,
             inputs=inputs,
             prediction=prediction,
-            score=score,
-            feedback=feedback,
+            score=100 * scored.score,
+            feedback=scored.feedback,
+            parts={name: 100 * part for name, part in scored.parts.items()},
             error=None if raised is None else _describe(raised),
             seconds=time.perf_counter() - started,
         )

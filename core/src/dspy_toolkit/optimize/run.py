@@ -21,7 +21,8 @@ from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizers import check_parameters
 from dspy_toolkit.optimize.quiet import quiet
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.optimize.scores import Comparison, compare
+from dspy_toolkit.optimize.scores import Comparison
+from dspy_toolkit.optimize.set_scores import compare_evaluations
 from dspy_toolkit.optimize.usage import DeadLM, Ended, Meter, StopRequested, interrupting
 
 __all__ = ["optimize"]
@@ -76,12 +77,13 @@ def optimize(
         meter=meter,
         emitter=Emitter(on_event, meter),
     )
+    run.metric.check([*data.train, *data.validation, *data.test])
     run.preflight()
     try:
         run.baseline = run.evaluate(program, "baseline")
         run.found = run.search()
         run.optimized = run.evaluate(run.found, "optimized")
-        run.comparison = compare(run.baseline.scores, run.optimized.scores, seed=seed)
+        run.comparison = compare_evaluations(run.baseline, run.optimized, seed=seed)
     except KeyboardInterrupt as interruption:  # between two stages
         raise OptimizationInterrupted("Stopped.", partial=run.result()) from interruption
     except OptimizationError as error:

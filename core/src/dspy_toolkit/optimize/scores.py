@@ -17,9 +17,10 @@ from statistics import NormalDist, fmean
 
 from dspy_toolkit.errors import OptimizationError
 
-__all__ = ["Comparison", "ScoreEstimate", "compare", "estimate"]
+__all__ = ["Comparison", "ScoreEstimate", "bca_interval", "compare", "estimate", "unseen_interval"]
 
 _TAIL = 0.025
+_SAME = 1e-9  # scores closer than this differ by rounding only
 _MAX_DRAWS = 20_000_000  # keeps 100,000 rows under a few seconds; up to 2,000 rows get 10,000 resamples
 
 
@@ -92,25 +93,40 @@ def _interval(values: Sequence[float], seed: int, *, bottom: float, top: float) 
     n = len(values)
     mean = fmean(values)
     if min(values) == max(values):
-        unseen = 1 - _TAIL ** (1 / n)
-        return mean + (bottom - mean) * unseen, mean + (top - mean) * unseen
+        return unseen_interval(mean, n, bottom=bottom, top=top)
     resamples = max(1_000, min(10_000, _MAX_DRAWS // n))
     draw = random.Random(seed).choices
-    means = sorted(fmean(draw(values, k=n)) for _ in range(resamples))
-    low, high = _bca_quantiles(values, mean, means)
-    return min(_quantile(means, low), mean), max(_quantile(means, high), mean)
-
-
-def _bca_quantiles(values: Sequence[float], mean: float, means: Sequence[float]) -> tuple[float, float]:
-    """The two quantiles of the resampled means to read, corrected for bias and skew."""
-    normal = NormalDist()
-    # Ties count half: with few distinct values many resamples hit the mean exactly.
-    below = sum(each < mean for each in means) + 0.5 * sum(each == mean for each in means)
-    bias = normal.inv_cdf(min(max(below / len(means), 1e-6), 1 - 1e-6))
+    means = [fmean(draw(values, k=n)) for _ in range(resamples)]
     # For a mean, the jackknife's influence values are the deviations themselves.
-    deviations = [value - mean for value in values]
+    return bca_interval(mean, means, [value - mean for value in values])
+
+
+def unseen_interval(point: float, n: int, *, bottom: float, top: float) -> tuple[float, float]:
+    """The interval where `n` equal rows leave resampling nothing to show; see the module's docstring."""
+    unseen = 1 - _TAIL ** (1 / n)
+    return point + (bottom - point) * unseen, point + (top - point) * unseen
+
+
+def bca_interval(point: float, replicates: Sequence[float], influence: Sequence[float]) -> tuple[float, float]:
+    """The BCa interval of a statistic from its bootstrap replicates (unordered, at least two).
+
+    `influence` holds, for each row, how much the statistic falls without it, in any unit.
+    """
+    ordered = sorted(replicates)
+    low, high = _bca_quantiles(point, ordered, influence)
+    return min(_quantile(ordered, low), point), max(_quantile(ordered, high), point)
+
+
+def _bca_quantiles(point: float, ordered: Sequence[float], influence: Sequence[float]) -> tuple[float, float]:
+    """The two quantiles of the replicates to read, corrected for bias and skew."""
+    normal = NormalDist()
+    # Ties count half: with few distinct values many resamples hit the point exactly.
+    below = sum(each < point - _SAME for each in ordered) + 0.5 * sum(abs(each - point) <= _SAME for each in ordered)
+    bias = normal.inv_cdf(min(max(below / len(ordered), 1e-6), 1 - 1e-6))
+    center = fmean(influence)
+    deviations = [value - center for value in influence]
     squares = sum(each**2 for each in deviations)
-    skew = sum(each**3 for each in deviations) / (6 * squares**1.5)
+    skew = sum(each**3 for each in deviations) / (6 * squares**1.5) if squares else 0.0
 
     def corrected(tail: float) -> float:
         z = bias + normal.inv_cdf(tail)

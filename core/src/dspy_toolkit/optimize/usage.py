@@ -11,6 +11,8 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from dspy_toolkit.optimize.costs import CostRecorder
+
 __all__ = ["DeadLM", "Ended", "Meter", "StopRequested", "Usage", "interrupting"]
 
 _generated: ContextVar[bool] = ContextVar("dspy_toolkit_generated", default=False)
@@ -76,6 +78,7 @@ class Meter(BaseCallback):
         self._interrupted = False
         self._input_tokens = self._output_tokens = 0
         self._last_error: Exception | None = None
+        self._costs = CostRecorder()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Meter":
         return self  # DSPy copies the usage tracker for each thread of its executor; there is one count
@@ -83,7 +86,7 @@ class Meter(BaseCallback):
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count the calls made in this context, and in the threads DSPy starts from it."""
-        callbacks = [*dspy.settings.get("callbacks", []), self]
+        callbacks = [*dspy.settings.get("callbacks", []), self, self._costs]
         with dspy.context(callbacks=callbacks, usage_tracker=self, track_usage=False):
             yield
 
@@ -144,6 +147,7 @@ class Meter(BaseCallback):
     def add_usage(self, model: str, usage: Mapping[str, Any]) -> None:
         """DSPy's usage tracker interface."""
         _generated.set(True)
+        self._costs.add_usage(model, usage)
         with self._lock:
             self._generated += 1
             self._input_tokens += usage.get("prompt_tokens") or 0

@@ -71,7 +71,7 @@ class Plan:
         self.single = self.size == rows
         self._blocks(count, starts, np.array(tails))
         self._groups(row_of, bases, prefixes)
-        self._windows: dict[int, Any] = {}
+        self._windows: dict[tuple[int, int | None], mx.array] = {}
 
     def _blocks(self, count: np.ndarray, starts: np.ndarray, tails: np.ndarray) -> None:
         self.blocks: list[_Block] = []

@@ -253,9 +253,9 @@ class MLXEngine:
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> "MLXEngine":
         """The engine of a saved model string, shared with others of the same name."""
-        from dspy_toolkit_mlx.provider import connect
+        from dspy_toolkit_mlx.provider import engine_for
 
-        return connect(state["model"]).engine
+        return engine_for(state["model"])
 
     def __enter__(self) -> "MLXEngine":
         return self
@@ -299,8 +299,9 @@ class MLXEngine:
         try:
             loop = EngineLoop(*self._load(), self.options, self._stats, self._inbox)
         except BaseException as error:  # noqa: BLE001 - the callers' threads raise it
-            wrapped = error if isinstance(error, ModelError) else ModelError(f"{self.name} cannot be loaded: {error}")
-            wrapped.__cause__ = error if wrapped is not error else error.__cause__
+            named = isinstance(error, ModelError) and self.name in str(error)
+            wrapped = error if named else ModelError(f"{self.name} cannot be loaded: {error}")
+            wrapped.__cause__ = error.__cause__ if named else error
             self._renew().set_exception(wrapped)
             return None
         self._loaded.set_result(loop)

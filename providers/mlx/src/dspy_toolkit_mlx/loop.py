@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError, ModelError
 from dspy_toolkit_mlx.grammar import GrammarStore, LLGuide
-from dspy_toolkit_mlx.machine import kv_budget
+from dspy_toolkit_mlx.machine import MemoryGuard, kv_budget
 from dspy_toolkit_mlx.parity import checked_runner
 from dspy_toolkit_mlx.prefix import PrefixTree
 from dspy_toolkit_mlx.request import PromptRenderer
@@ -78,6 +78,7 @@ class EngineLoop:
         self._prepare_text(tokenizer, vocab)
         self._sampler = Sampler(vocab)
         self._limits = self._measure(width)
+        self._memory = MemoryGuard(self._limits.bytes)
         share = self._limits.bytes // 2
         self.scheduler = Scheduler(
             PrefixTree(share, cut=self._runner.cut if self._runner.sliceable else None), self._limits
@@ -416,6 +417,7 @@ class EngineLoop:
         del self._runner, self.scheduler, self._model, self._sampler, self._store
         self._entries = {}
         mx.synchronize()
+        self._memory.release()
         mx.clear_cache()
         self._stats.kv_bytes = self._stats.prefix_bytes = self._stats.prefix_entries = 0
         self._stats.waiting = self._stats.running = 0

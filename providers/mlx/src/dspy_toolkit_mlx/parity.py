@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -65,5 +65,6 @@ def deviation(runner: Runner, references: list[mx.array]) -> float:
     for got, want in zip([first[0], second[0], first[1], second[1]], references, strict=True):
         want = want.astype(mx.float32)
         spread = mx.max(want) - mx.min(want)
-        worst = max(worst, (mx.max(mx.abs(got.astype(mx.float32) - want)) / spread).item())
+        difference = mx.max(mx.abs(got.astype(mx.float32) - want))
+        worst = max(worst, cast("float", (difference / spread).item()))
     return worst

@@ -87,7 +87,10 @@ class Prepared:
 def read_options(request: Request) -> tuple[dict[str, Any], GrammarSource | None]:
     """Return the options outside the typed fields, checked, and the grammar. Raises InvalidRequestError by name."""
     extensions = dict(request.config.extensions or {})
-    metadata = dict(extensions.pop("metadata", None) or {})
+    given: Any = extensions.pop("metadata", None) or {}
+    if not isinstance(given, Mapping):
+        raise InvalidRequestError(f"The option 'metadata' is {given!r}; expected a dictionary.")
+    metadata: dict[str, Any] = dict(given)
     if "logit_bias" in extensions:
         metadata["logit_bias"] = extensions.pop("logit_bias")
     grammar = _grammar(metadata.pop("grammar", None), request.config.response_format)

@@ -5,6 +5,7 @@ whatever else is in the batch, and argmax(logits / T + noise) is an exact sample
 """
 
 from collections.abc import Sequence as Rows
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -52,7 +53,7 @@ class Sampler:
             logits = self._randomize(logits, rows)
         tokens = mx.argmax(logits, axis=-1)
         if all(row.sampling.logprobs is None for row in rows):
-            return [TokenChoice(token, 0.0) for token in tokens.tolist()]
+            return [TokenChoice(token, 0.0) for token in _list(tokens)]
         return self._measure(raw, tokens, rows)
 
     def _adjust(self, logits: mx.array, rows: Rows[Sequence]) -> mx.array:
@@ -102,13 +103,17 @@ class Sampler:
         width = max(row.sampling.logprobs or 0 for row in rows)
         best = mx.argsort(-logprobs, axis=-1)[:, :width] if width else None
         values = mx.take_along_axis(logprobs, best, axis=-1) if best is not None else None
-        lines = zip(tokens.tolist(), chosen.tolist(), strict=True)
-        tops = best.tolist() if best is not None else [[]] * len(rows)
-        scores = values.tolist() if values is not None else [[]] * len(rows)
+        tops = [[]] * len(rows) if best is None else _list(best)
+        scores = [[]] * len(rows) if values is None else _list(values)
         return [
-            TokenChoice(token, logprob, tuple(zip(tops[i], scores[i], strict=True))[: rows[i].sampling.logprobs or 0])
-            for i, (token, logprob) in enumerate(lines)
+            TokenChoice(token, logprob, tuple(zip(top, score, strict=True))[: row.sampling.logprobs or 0])
+            for token, logprob, top, score, row in zip(_list(tokens), _list(chosen), tops, scores, rows, strict=True)
         ]
+
+
+def _list(values: mx.array) -> list[Any]:
+    """`tolist` of an array that is not a scalar."""
+    return cast("list[Any]", values.tolist())
 
 
 def _truncate(scaled: mx.array, options: Rows[Sampling]) -> mx.array:

@@ -183,6 +183,7 @@ class Scheduler:
             return True
         assert entry.target is not None
         keep = self.tree.covered(entry.target)
+        self.tree.state(keep)  # cut it now: what it would be cut from may go
         self.tree.pin(keep)
         self.tree.trim(max(0, self.limits.bytes - rows - extra))
         self.tree.unpin(keep)

@@ -1,0 +1,74 @@
+"""Noting on each prediction what its call took, in whichever place DSPy calls the program."""
+
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import dspy
+from dspy.utils.callback import BaseCallback
+
+from dspy_toolkit.metrics.cost import CallCost
+
+__all__ = ["CostRecorder"]
+
+
+@dataclass
+class _Open:
+    """A module call that is going on; `parent` is the call that made it."""
+
+    call_id: str
+    parent: Optional["_Open"]
+    started: float = field(default_factory=time.perf_counter)
+    answered: int = 0
+    tokens: dict[str, dict[str, int]] = field(default_factory=dict)
+    generated: int = 0
+
+    def line(self) -> "list[_Open]":
+        return [self] if self.parent is None else [self, *self.parent.line()]
+
+
+_OPEN: ContextVar[_Open | None] = ContextVar("dspy_toolkit_open_call", default=None)
+
+
+class CostRecorder(BaseCallback):
+    """Sets `_toolkit_cost`, and DSPy's own LM usage, on the prediction of every module call. Holds no state itself.
+
+    `add_usage` is to be told of every answer that did not come from the cache, in the context of its call.
+    """
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        _OPEN.set(_Open(call_id, _OPEN.get()))
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        call = _OPEN.get()
+        while call is not None and call.call_id != call_id:  # a call that another callback ended before it began
+            call = call.parent
+        if call is None:
+            return
+        _OPEN.set(call.parent)
+        if isinstance(outputs, dspy.Prediction):
+            tokens = call.tokens.values()
+            outputs._toolkit_cost = CallCost(
+                seconds=time.perf_counter() - call.started,
+                lm_calls=call.generated,
+                cache_hits=max(0, call.answered - call.generated),
+                input_tokens=sum(each["prompt_tokens"] for each in tokens),
+                output_tokens=sum(each["completion_tokens"] for each in tokens),
+            )
+            outputs.set_lm_usage(call.tokens)
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        if exception is None and (call := _OPEN.get()) is not None:
+            for each in call.line():
+                each.answered += 1
+
+    def add_usage(self, model: str, usage: Mapping[str, Any]) -> None:
+        if (call := _OPEN.get()) is None:
+            return
+        for each in call.line():
+            each.generated += 1
+            tokens = each.tokens.setdefault(model, {"prompt_tokens": 0, "completion_tokens": 0})
+            for name in tokens:
+                tokens[name] += usage.get(name) or 0
