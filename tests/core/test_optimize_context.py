@@ -10,11 +10,15 @@ from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.optimize import ContextWindow, find_optimizer, optimize, prepare
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.testing.scripted import prompt_text
-from dspy_toolkit.types import resolve
+from dspy_toolkit.types import TaskData, resolve
 
 PROGRAM = dspy.Predict("question -> answer")
 ROWS = [{"question": f"question {n} " + "x" * (n % 7) * 10, "answer": f"answer {n}"} for n in range(50)]
 ANSWERS = {row["question"].strip(): row["answer"] for row in ROWS}
+
+
+def split(rows):
+    return TaskData(train=rows[:20], validation=rows[20:30], test=rows[30:])
 
 
 def asked(request):
@@ -45,7 +49,7 @@ def run(plugins, name, context_length, events, **parameters):
     lm = ScriptedLM(learner, context_length=context_length, max_tokens=30)
     result = optimize(
         PROGRAM,
-        data=prepare(ROWS, PROGRAM),
+        data=prepare(split(ROWS), PROGRAM),
         metric=ExactMatch(),
         optimizer=resolve(find_optimizer(plugins, name).entry.optimizer),
         parameters=parameters,
@@ -83,7 +87,7 @@ def test_room_is_kept_for_the_answer():
     limit=st.integers(600, 4000),
 )
 def test_a_trimmed_program_fits_and_one_more_demonstration_would_not(lengths, limit):
-    data = prepare(ROWS, PROGRAM)
+    data = prepare(split(ROWS), PROGRAM)
     program = PROGRAM.deepcopy()
     program.demos = [dspy.Example(question="y" * length, answer="z") for length in lengths]
     window = ContextWindow(limit=limit, count=ScriptedLM(learner).engine.count_tokens)
@@ -131,7 +135,7 @@ def test_where_none_fits_it_is_said_before_any_call(plugin_manager):
         lm = ScriptedLM(learner, context_length=prompt_bytes(0) + 40, max_tokens=30)
         with pytest.raises(OptimizationError, match=r"Not one demonstration.*copro, gepa"):
             optimize(
-                PROGRAM, data=prepare(ROWS, PROGRAM), metric=ExactMatch(), lm=lm,
+                PROGRAM, data=prepare(split(ROWS), PROGRAM), metric=ExactMatch(), lm=lm,
                 optimizer=resolve(find_optimizer(plugin_manager, name).entry.optimizer),
             )  # fmt: skip
         assert lm.engine.calls == 0
@@ -161,7 +165,12 @@ def test_an_optimizer_of_a_plugin_is_trimmed_as_well(plugin_manager):
     events = []
     lm = ScriptedLM(learner, context_length=prompt_bytes(3) + 31, max_tokens=30)
     result = optimize(
-        PROGRAM, data=prepare(ROWS, PROGRAM), metric=ExactMatch(), optimizer=greedy, lm=lm, on_event=events.append
+        PROGRAM,
+        data=prepare(split(ROWS), PROGRAM),
+        metric=ExactMatch(),
+        optimizer=greedy,
+        lm=lm,
+        on_event=events.append,
     )
     assert 3 <= len(result.program.demos) < 20
     assert result.optimized.score == 100
