@@ -141,11 +141,12 @@ class _Told:
     def on_valset_evaluated(self, event: Mapping[str, Any]) -> None:
         program = self._job.program.deepcopy()
         for name, predictor in program.named_predictors():
-            predictor.signature = predictor.signature.with_instructions(event["candidate"][name])
+            signature: Any = predictor.signature
+            predictor.signature = signature.with_instructions(event["candidate"][name])
         self._search.candidate(program, 100 * event["average_score"])
 
 
-class _Proposer(InstructionProposer):
+class _Proposer(InstructionProposer):  # pyright: ignore[reportGeneralTypeIssues]  # a decorator hides the class
     """DSPy's proposer with as many examples as fit the reflection LM's context, and with its failures counted."""
 
     def __init__(self, job: OptimizerJob, lm: Any, *, max_chars: int | None):

@@ -68,7 +68,7 @@ def knn(
 
 def _as_they_are(program: dspy.Module, rows: Sequence[dspy.Example]) -> list[Entry]:
     names = [name for name, _ in program.named_predictors()]
-    return [(text_of(row.inputs()), dict.fromkeys(names, row)) for row in rows]
+    return [(text_of(dict(row.inputs().items())), dict.fromkeys(names, row)) for row in rows]
 
 
 class _Pool(Bootstrapping):
@@ -91,6 +91,6 @@ class _Pool(Bootstrapping):
             shown.update(dict.fromkeys(demos, 1))
         new = {name: demos[-1] for name, demos in self.name2traces.items() if len(demos) > shown[name]}
         self._accepted_rows.append(example)
-        self.entries.append((text_of(example.inputs()), new))
+        self.entries.append((text_of(dict(example.inputs().items())), new))
         program = Nearest(fresh(self._job.program), self.entries, k=self._k)
         self._job.keep(program, message=f"{self._accepted} demonstrations accepted")

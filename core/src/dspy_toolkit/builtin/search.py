@@ -104,7 +104,8 @@ def fresh(program: dspy.Module) -> dspy.Module:
 def stripped(program: dspy.Module) -> dspy.Module:
     """The program without the logs, candidates and LM that DSPy's optimizers leave on it. Changes it in place."""
     for name in _ATTACHED:
-        program.__dict__.pop(name, None)
+        if name in program.__dict__:
+            delattr(program, name)
     program.set_lm(None)
     return program
 

@@ -61,7 +61,7 @@ def simba(
             temperature_for_candidates=temperature_for_candidates,
             **limit_demos(job, max_demos=max_demos),
         )
-        found = optimizer.compile(fresh(job.program), trainset=train, seed=job.seed)
+        found: Any = optimizer.compile(fresh(job.program), trainset=train, seed=job.seed)
         candidates = [each["program"] for each in found.candidate_programs]
     return _best(job, candidates, search)
 

@@ -15,6 +15,7 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.optimize.data import Splits, signatures_of
+from dspy_toolkit.optimize.job import OptimizerJob
 
 __all__ = ["ContextWindow", "limit_demos"]
 
@@ -32,8 +33,9 @@ class ContextWindow:
     def of(cls, lm: Any) -> "ContextWindow | None":
         """The window of an LM whose engine tells its tokenizer and context length, else None."""
         engine = getattr(lm, "engine", None)
-        count, length = getattr(engine, "count_tokens", None), getattr(engine, "context_length", None)
-        if not callable(count) or not isinstance(length, int):
+        count: Any = getattr(engine, "count_tokens", None)
+        length = getattr(engine, "context_length", None)
+        if count is None or not isinstance(length, int):
             return None
         answer = getattr(lm, "kwargs", {}).get("max_tokens") or _ANSWER
         return cls(limit=max(1, length - min(answer, length // 2)), count=count)
@@ -95,11 +97,8 @@ class ContextWindow:
         return count
 
 
-def limit_demos(job: Any, **wanted: int) -> dict[str, int]:
-    """The given numbers of demonstrations, each no more than fit the model's context; a note says which were lowered.
-
-    Takes an OptimizerJob and the optimizer's parameters by name.
-    """
+def limit_demos(job: OptimizerJob, **wanted: int) -> dict[str, Any]:
+    """The given numbers of demonstrations, none more than fit the model's context; a note says which were lowered."""
     window = ContextWindow.of(job.lm)
     fit = window.demos_that_fit(job.program, job.train) if window else None
     if window is None or fit is None or all(number <= fit for number in wanted.values()):
