@@ -150,6 +150,8 @@ def test_encodings_and_formats_can_be_given(tmp_path):
     assert row["question"] == "café"
     with pytest.raises(DataError, match="no encoding 'utf-9'"):
         read_dataset(path, format="csv", encoding="utf-9")
+    with pytest.raises(DataError, match="expected one character"):
+        read_dataset(path, format="csv", encoding="cp1252", delimiter="::")
     with pytest.raises(DataError, match="no format 'csf'; expected one of csv"):
         read_dataset(path, format="csf")
 

@@ -1,7 +1,16 @@
 """From requests to prompts and options."""
 
 import pytest
-from dspy.lm15 import Config, ImagePart, InvalidRequestError, Message, Request, TextPart, UnsupportedFeatureError
+from dspy.lm15 import (
+    Config,
+    ImagePart,
+    InvalidRequestError,
+    Message,
+    Reasoning,
+    Request,
+    TextPart,
+    UnsupportedFeatureError,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
@@ -71,13 +80,13 @@ def test_max_tokens_are_clamped_to_the_context(renderer):
 
 
 def test_seeds_rollouts_and_completions(renderer):
-    def seeds(**config):
-        made = renderer.prepare(request(**config))
+    def seeds(*messages, **config):
+        made = renderer.prepare(request(*messages, **config))
         return [made.sample(rollout, j).seed for rollout in (None, 0, 1) for j in range(3)]
 
     fixed = seeds(seed=4)
-    assert fixed[0] == 4
     assert len(set(fixed)) == 9
+    assert not set(fixed) & set(seeds(Message.user("another example"), seed=4)), "examples draw their own noise"
     assert seeds(seed=4) == fixed
     free, other = seeds(), seeds()
     assert free[3:] == other[3:]
@@ -112,3 +121,23 @@ def test_response_formats_become_grammars():
     assert read_options(request())[1] is None
     with pytest.raises(InvalidRequestError, match="grammar"):
         read_options(request(extensions={"metadata": {"grammar": "start: x"}}))
+
+
+def test_thinking_is_off_under_a_grammar_and_otherwise_as_asked():
+    seen = []
+
+    def template(messages, **options):
+        seen.append(options.get("enable_thinking"))
+        return "text"
+
+    renderer = PromptRenderer(template, lambda t: [1], context=9, default_max_tokens=4, vocab_size=5)
+    for config in (
+        {},
+        {"response_format": {"type": "json_object"}},
+        {"reasoning": Reasoning(effort="off")},
+        {"reasoning": Reasoning(effort="low")},
+    ):
+        renderer.prepare(request(**config))
+    assert seen == [None, False, False, True]
+    with pytest.raises(UnsupportedFeatureError, match="thought"):
+        renderer.prepare(request(response_format={"type": "json_object"}, reasoning=Reasoning(effort="low")))

@@ -96,3 +96,22 @@ def test_states_are_not_changed_by_what_grows_from_them(model):
         pending = greedy(runner, [pending])
         got += pending
     assert got == before
+
+
+def test_rows_behind_one_prefix_hold_it_once(tiny):
+    model = tiny("llama")
+    runner = FlatRunner(model)
+    per_token, _ = runner.footprint()
+    state = None
+    for start in range(0, 1500, 500):
+        state = runner.extend(state, tokens(start, 500))
+        mx.eval(state)
+    runner.join([(state, 1500)] * 32)
+    mx.eval(runner.step([tokens(row, 40) for row in range(32)]))
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    for _ in range(20):
+        mx.eval(runner.step([[5]] * 32), *runner.arrays())
+    bound = (1500 + 32 * 60) * per_token
+    assert runner.size(state) + runner.nbytes <= 1.1 * bound
+    assert mx.get_peak_memory() - before <= bound

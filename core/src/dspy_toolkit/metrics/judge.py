@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import dspy
+from dspy.signatures.signature import make_signature
 from dspy.utils.exceptions import AdapterParseError
 
 from dspy_toolkit.errors import MetricError, ToolkitError
@@ -78,17 +79,15 @@ class LLMJudge:
 
 def _signature(grades: int) -> type[dspy.Signature]:
     allowed = Literal[tuple(range(1, grades + 1))]  # pyright: ignore[reportInvalidTypeForm]
-    return dspy.Signature(
-        {
-            "rubric": (str, dspy.InputField()),
-            "task": (str, dspy.InputField(desc="What was asked.")),
-            "reference": (str | None, dspy.InputField(desc="What a right answer has, if known.")),
-            "answer": (str, dspy.InputField(desc="What is to be graded.")),
-            "reason": (str, dspy.OutputField()),
-            "grade": (allowed, dspy.OutputField()),
-        },
-        _INSTRUCTIONS.format(grades=grades),
-    )
+    fields: dict[str, Any] = {
+        "rubric": (str, dspy.InputField()),
+        "task": (str, dspy.InputField(desc="What was asked.")),
+        "reference": (str | None, dspy.InputField(desc="What a right answer has, if known.")),
+        "answer": (str, dspy.InputField(desc="What is to be graded.")),
+        "reason": (str, dspy.OutputField()),
+        "grade": (allowed, dspy.OutputField()),
+    }
+    return make_signature(fields, _INSTRUCTIONS.format(grades=grades))
 
 
 def _connect(model: str) -> dspy.LM:

@@ -117,13 +117,13 @@ class _LabelMetric(SetMetric):
                 )
 
     def _field(self, gold: dspy.Example) -> str:
-        fields = labelled_fields(gold, self._fields)
-        if len(fields) > 1:
+        field, *others = fields = labelled_fields(gold, self._fields)
+        if others:
             raise MetricError(
                 f"the rows have several labelled fields ({', '.join(fields)}); name the one to score, as in "
-                f"{type(self).__name__}({fields[0]!r})"
+                f"{type(self).__name__}({field!r})"
             )
-        return fields[0]
+        return field
 
 
 class Precision(_LabelMetric):

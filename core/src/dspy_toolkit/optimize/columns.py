@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import dspy
 from dspy.adapters.utils import annotation_allows_none
@@ -138,7 +138,7 @@ def _check_columns(columns: Sequence[str], known: Mapping[str, _Field], keep: Se
 
 
 def _fields(program: dspy.Module) -> dict[str, _Field]:
-    signatures = [predictor.signature for _, predictor in program.named_predictors()]
+    signatures = [cast(type[dspy.Signature], predictor.signature) for _, predictor in program.named_predictors()]
     inputs = input_fields(program)
     fields = {}
     for name, required in inputs.items():
@@ -156,7 +156,8 @@ def _field(info: Any, *, label: bool, required: bool) -> _Field:
     adapter = None
     if info is not None:
         try:
-            adapter = TypeAdapter(Annotated[annotation, *info.metadata] if info.metadata else annotation)
+            constrained: Any = Annotated[annotation, *info.metadata] if info.metadata else annotation
+            adapter = TypeAdapter(constrained)
         except PydanticSchemaGenerationError:
             adapter = None  # a type of which pydantic knows nothing; its values stay as they are
     return _Field(annotation=annotation, adapter=adapter, label=label, required=required)

@@ -77,9 +77,11 @@ def read_json(path: Path, options: ReadOptions) -> Rows:
 def read_csv(path: Path, options: ReadOptions) -> Rows:
     text = _text(path, options)
     delimiter = options.delimiter or _delimiter(text.partition("\n")[0])
+    if len(delimiter) != 1:
+        raise DataError(f"The delimiter is {delimiter!r}; expected one character.")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     before = csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than a document
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header)
         rows = []
@@ -121,7 +123,7 @@ def read_saved(path: Path, options: ReadOptions) -> Rows:
     try:
         found = datasets.load_from_disk(str(path))
         if isinstance(found, datasets.DatasetDict):
-            found = found[_split(path, list(found), options)]
+            found = found[_split(path, [str(name) for name in found], options)]
         elif options.split is not None:
             raise DataError(f"{path} holds one dataset, so there is no split {options.split!r} in it.")
         return [dict(row) for row in found]

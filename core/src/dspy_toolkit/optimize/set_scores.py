@@ -122,7 +122,7 @@ def _bootstrap(
     if len(counts) == 1:
         return point, *unseen_interval(point, n, bottom=bottom, top=top)
     chance = random.Random(seed)
-    draws = max(1_000, min(10_000, _MAX_DRAWS // (n + 50 * len(counts))))
+    draws = max(200, min(10_000, _MAX_DRAWS // (n + 50 * len(counts))))
     replicates = [statistic(Counter(chance.choices(observed, k=n))) for _ in range(draws)]
     kinds = list(counts)
     influence: list[float] = []

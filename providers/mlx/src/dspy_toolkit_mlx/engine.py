@@ -17,8 +17,6 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from collections.abc import Sequence as Samples
 from concurrent.futures import Future
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -36,62 +34,16 @@ from dspy.lm15 import (
 from dspy_toolkit.errors import GrammarError, ModelError
 from dspy_toolkit_mlx.answer import delta, response, usage
 from dspy_toolkit_mlx.loop import EngineLoop, EngineOptions, Inbox
-from dspy_toolkit_mlx.sequence import Sequence
 from dspy_toolkit_mlx.stats import EngineStats
+from dspy_toolkit_mlx.ticket import Ticket, current_burst, stream_sample
 
-__all__ = ["AsyncMLXEngine", "MLXEngine", "Ticket", "burst"]
+__all__ = ["AsyncMLXEngine", "MLXEngine", "Ticket"]
 
 log = logging.getLogger(__name__)
 
 Load = Callable[[], tuple[Any, Any]]
 
 _engines: "weakref.WeakSet[MLXEngine]" = weakref.WeakSet()
-
-
-class Ticket:
-    """A request that was handed in. `future` resolves to its finished Sequence, or to a `dspy.lm15` error."""
-
-    def __init__(self, sequence: Sequence):
-        self.sequence = sequence
-        self.future: Future[Sequence] = Future()
-
-    def cancel(self) -> None:
-        """Ask for an end; the engine drops the request before its next step and the future is cancelled."""
-        self.sequence.cancelled = True
-
-
-class Burst:
-    """The completions that one call of an LM wants; `tickets` are those handed in and not yet asked for."""
-
-    def __init__(self, n: int, rollout: int | None):
-        self.n = n
-        self.rollout = rollout
-        self.given = 0
-        self.tickets: list[Ticket] = []
-
-    def next(self, engine: "MLXEngine", request: Request) -> Ticket:
-        """The ticket of the next completion; the first question hands all of them in. A retry gets a new sample."""
-        if not self.tickets:
-            count = max(1, self.n - self.given)
-            self.tickets = engine.submit_all(request, [(self.rollout, self.given + j) for j in range(count)])
-        self.given += 1
-        return self.tickets.pop(0)
-
-
-_burst: ContextVar[Burst | None] = ContextVar("dspy_toolkit_mlx_burst", default=None)
-
-
-@contextmanager
-def burst(n: int, rollout: int | None) -> Iterator[None]:
-    """Within, requests of this thread or task are the completions of one call; what is left over is cancelled."""
-    current = Burst(n, rollout)
-    token = _burst.set(current)
-    try:
-        yield
-    finally:
-        _burst.reset(token)
-        for ticket in current.tickets:
-            ticket.cancel()
 
 
 class MLXEngine:
@@ -196,7 +148,7 @@ class MLXEngine:
             time.sleep(0.001)  # it is just unloading or dying; the next look loads it again or says why not
 
     def _next(self, request: Request) -> Ticket:
-        current = _burst.get()
+        current = current_burst()
         return self.submit(request) if current is None else current.next(self, request)
 
     def complete(self, request: Request) -> Response:
@@ -211,7 +163,7 @@ class MLXEngine:
     def stream(self, request: Request) -> Iterator[Any]:
         """Yield one start event, text deltas as they are decoded, one end event. Closing the iterator cancels."""
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        ticket = self.submit(request, emit=pieces.put, **_sample())
+        ticket = self.submit(request, emit=pieces.put, **stream_sample())
         ticket.future.add_done_callback(lambda _: pieces.put(None))
         try:
             yield StreamStartEvent(id=f"mlx-{ticket.sequence.id}", model=request.model)
@@ -357,7 +309,7 @@ class AsyncMLXEngine:
         def put(piece: str | None) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        ticket = await self._off_loop(lambda: self.engine.submit(request, emit=put, **_sample()))
+        ticket = await self._off_loop(lambda: self.engine.submit(request, emit=put, **stream_sample()))
         ticket.future.add_done_callback(lambda _: put(None))
         try:
             yield StreamStartEvent(id=f"mlx-{ticket.sequence.id}", model=request.model)
@@ -378,15 +330,6 @@ class AsyncMLXEngine:
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> "AsyncMLXEngine":
         return cls(MLXEngine.load_state(state))
-
-
-def _sample() -> dict[str, Any]:
-    """Which sample a stream is: streams come one after another, so each is handed in when it is asked for."""
-    current = _burst.get()
-    if current is None:
-        return {}
-    current.given += 1
-    return {"rollout": current.rollout, "completion": current.given - 1}
 
 
 def _join(thread: threading.Thread) -> None:

@@ -31,7 +31,7 @@ from dspy_toolkit_mlx.sequence import Sequence
 from dspy_toolkit_mlx.stats import EngineStats
 
 if TYPE_CHECKING:
-    from dspy_toolkit_mlx.engine import Ticket
+    from dspy_toolkit_mlx.ticket import Ticket
 
 __all__ = ["EngineLoop", "EngineOptions", "Inbox"]
 
@@ -114,8 +114,6 @@ class EngineLoop:
             chunk=self._options.prefill_chunk,
         )
 
-    # -- any thread
-
     def sequences(
         self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[str], None] | None
     ) -> list[Sequence]:
@@ -164,8 +162,6 @@ class EngineLoop:
             data = b"" if low.is_special_token(token) else low.decode_bytes([token])
             self._bytes[token] = data
         return data
-
-    # -- the engine thread
 
     def run(self, closed: Callable[[], bool]) -> str:
         """Serve until `closed()` ("closed") or nothing has come for `idle_seconds` ("idle")."""

@@ -1,9 +1,11 @@
 """A DSPy request becomes prompt tokens and options. Runs in the caller's thread; refuses by name what it cannot do."""
 
+import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -81,7 +83,14 @@ class Prepared:
             return base
         if rollout is None:
             return replace(base, seed=derive(base.seed, completion))
-        return replace(base, seed=derive(base.seed if self.seeded else 0, rollout + 1, completion))
+        own = base.seed if self.seeded else _prompt_seed(0, self.prompt)
+        return replace(base, seed=derive(own, rollout + 1, completion))
+
+
+def _prompt_seed(seed: int, prompt: Sequence[int]) -> int:
+    """The seed of a prompt. Examples of a data set that are run with one seed must not all draw the same noise."""
+    digest = hashlib.blake2b(array("q", prompt).tobytes(), digest_size=8).digest()
+    return derive(seed, int.from_bytes(digest, "little"))
 
 
 def read_options(request: Request) -> tuple[dict[str, Any], GrammarSource | None]:
@@ -156,14 +165,17 @@ class PromptRenderer:
         outside = [token for token in options.get("logit_bias", {}) if not 0 <= token < self._vocab_size]
         if outside:
             raise InvalidRequestError(f"logit_bias names token {outside[0]}; the vocabulary has {self._vocab_size}.")
-        prompt = self._prompt(request)
+        if grammar is not None and config.reasoning is not None and config.reasoning.effort != "off":
+            raise UnsupportedFeatureError("A grammar leaves no room for a thought.", feature="config.reasoning")
+        prompt = self._prompt(request, guided=grammar is not None)
         room = self.context - len(prompt)
         if room < 1:
             raise self._too_long(request, len(prompt))
-        seed = config.seed
         if "rollout_id" in options:
-            seed = derive(seed or 0, options["rollout_id"] + 1)
-        elif seed is None:
+            seed = derive(_prompt_seed(config.seed or 0, prompt), options["rollout_id"] + 1)
+        elif config.seed is not None:
+            seed = _prompt_seed(config.seed, prompt)
+        else:
             seed = secrets.randbits(63)
         return Prepared(
             prompt=tuple(prompt),
@@ -187,21 +199,24 @@ class PromptRenderer:
             seeded=config.seed is not None,
         )
 
-    def _prompt(self, request: Request) -> list[int]:
+    def _prompt(self, request: Request, *, guided: bool) -> list[int]:
         messages = [_plain(message) for message in request.messages]
         system = _system(request)
         if system:
             messages.insert(0, {"role": "system", "content": system})
-        return self._encode(self._render(messages, request))
+        return self._encode(self._render(messages, request, guided=guided))
 
-    def _render(self, messages: list[dict[str, Any]], request: Request) -> str:
+    def _render(self, messages: list[dict[str, Any]], request: Request, *, guided: bool) -> str:
         from jinja2 import TemplateError
 
         options: dict[str, Any] = {}
         if request.tools:
             options["tools"] = [_tool(tool) for tool in request.tools]
-        if request.config.reasoning is not None:
-            options["enable_thinking"] = request.config.reasoning.effort != "off"
+        reasoning = request.config.reasoning
+        if reasoning is not None:
+            options["enable_thinking"] = reasoning.effort != "off"
+        elif guided:
+            options["enable_thinking"] = False  # the grammar leaves no room for a thought before the answer
         try:
             return self._apply(messages, add_generation_prompt=True, tokenize=False, **options)
         except TemplateError as error:

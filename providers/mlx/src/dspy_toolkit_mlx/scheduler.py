@@ -94,8 +94,8 @@ class Scheduler:
     def admit(self, now: float) -> list[Entry]:
         """Take the waiting entries that can join now, pin their prefixes, and move them to the end of `running`."""
         joined: list[Entry] = []
-        for entry in self._order(now):
-            if len(self.running) >= self.limits.rows:
+        for entry in [] if self._full else self._order(now):
+            if self._full:
                 break
             if not self._ready(entry):
                 if self._aged(entry, now):
@@ -118,7 +118,7 @@ class Scheduler:
 
     def next_build(self, now: float) -> Build | None:
         """The prefix to work on: the one begun, or the first that a waiting entry needs. None if none is needed."""
-        if self.build is not None:
+        if self.build is not None or self._full:
             return self.build
         for entry in self._order(now):
             if self._ready(entry):
@@ -166,6 +166,10 @@ class Scheduler:
             self.running = [self.running[index] for index in order]
         self.waiting = [entry for entry in self.waiting if entry not in gone]
         self._version += 1
+
+    @property
+    def _full(self) -> bool:
+        return len(self.running) >= self.limits.rows
 
     @property
     def reserved(self) -> int:
