@@ -17,6 +17,7 @@ from dspy_toolkit.optimize import (
     OptimizationResult,
     OptimizerType,
     Situation,
+    check_parameters,
     choose,
     configure_cache,
     find_optimizer,
@@ -162,9 +163,12 @@ class DSPyFramework:
             module = self.modules.get(module)
         if isinstance(dataset, str | os.PathLike):
             dataset = read_dataset(dataset, module)
+        name, reason = optimizer or "bootstrap", ""
+        if name.lower() != OptimizerType.AUTO:
+            # A typing mistake is told before a model is loaded.
+            check_parameters(resolve(find_optimizer(self.plugins, name).entry.optimizer), name, parameters)
         data = prepare(dataset, module, rows=rows, seed=self._seed(seed))
         metric, lm = self.metric(metrics), self.lm(model)
-        name, reason = optimizer or "bootstrap", ""
         if name.lower() == OptimizerType.AUTO:
             choice = choose(Situation.of(module, data, metric, lm, task_type=task_type))
             name, reason, parameters = choice.optimizer, choice.reason, {**choice.parameters, **parameters}

@@ -134,9 +134,8 @@ class _Told:
         self._search = search
         self.optimizer: Any = None
 
-    def on_budget_updated(self, event: Mapping[str, Any]) -> None:
-        used = event["metric_calls_used"]
-        self._job.report(used, max(used, self.optimizer.max_metric_calls), score=self._search.best)
+    def on_optimization_start(self, event: Mapping[str, Any]) -> None:
+        self._search.total = self.optimizer.max_metric_calls
 
     def on_valset_evaluated(self, event: Mapping[str, Any]) -> None:
         program = self._job.program.deepcopy()

@@ -34,7 +34,7 @@ class Search(BaseCallback):
     def __init__(self, job: OptimizerJob, *, total: int | None, rows: int, metric: Callable[..., Any] | None = None):
         self._job = job
         self._metric = metric or job.metric
-        self._total = total
+        self.total = total
         self._rows = rows
         self._lock = threading.RLock()
         self._done = self._before = self._inner = 0
@@ -56,9 +56,9 @@ class Search(BaseCallback):
         try:
             return self._metric(gold, pred, trace, pred_name, pred_trace)
         finally:
-            if trace is None and pred_name is None:
-                self._done += 1
-            self._report()
+            with self._lock:
+                self._done += trace is None and pred_name is None
+                self._report()
 
     def inner(self, done: int, message: str) -> None:
         """Rollouts of a search within this one, counted from its own start."""
@@ -90,7 +90,7 @@ class Search(BaseCallback):
     def _report(self, message: str = "") -> None:
         with self._lock:
             done = self._before + self._inner + self._done
-            total = None if self._total is None else max(self._total, done)
+            total = None if self.total is None else max(self.total, done)
             self._job.report(done, total, score=self.best, message=message)
 
 
