@@ -59,7 +59,7 @@ def test_trim_keeps_to_the_bytes_drops_the_oldest_and_never_the_pinned(prompts, 
     pinned = data.draw(st.sets(st.sampled_from(sorted(leaves)), max_size=3))
     for prompt in pinned:
         tree.pin(leaves[prompt])
-    order = sorted(set(prompts) - pinned, key=lambda prompt: leaves[prompt].last_use)
+    order = sorted(set(prompts) - pinned, key=lambda prompt: (leaves[prompt].last_use, -len(prompt)))
     tree.trim()
     tree.check_integrity()
     left = [prompt for prompt in order if leaves[prompt].state is not None]

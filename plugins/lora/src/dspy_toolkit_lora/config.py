@@ -22,16 +22,17 @@ def _terse(schema: dict[str, Any]) -> None:
 class LoRAConfig(BaseModel):
     """The hyperparameters that decide how a LoRA run goes. All are needed, so a proposal is short and complete.
 
-    `scale` multiplies the low-rank update, as in mlx-lm. PEFT's `lora_alpha` is `scale * rank`.
+    `scale` multiplies the low-rank update, as in mlx-lm; PEFT's `lora_alpha` is `scale * rank`. The bounds are what runs
+    use in practice: a small language model that reads "minimum: 1" in the schema answers 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_terse)
 
-    rank: int = Field(ge=1, le=64)
-    scale: float = Field(ge=1, le=20)
-    learning_rate: float = Field(ge=0.00001, le=0.01)
+    rank: int = Field(ge=4, le=64)
+    scale: float = Field(ge=2, le=20)
+    learning_rate: float = Field(ge=0.0001, le=0.01)
     batch_size: int = Field(ge=1, le=16)
-    iters: int = Field(ge=1, le=500)
+    iters: int = Field(ge=10, le=500)
     grad_checkpoint: bool
 
     @property

@@ -20,7 +20,7 @@ from pathlib import Path
 from dspy_toolkit_lora.architecture import Architecture
 from dspy_toolkit_lora.config import LoRAConfig, TrainingPlan
 
-__all__ = ["Run", "measure"]
+__all__ = ["Run", "measure", "model_of"]
 
 _STEPS = 3
 """The second step is the first with Adam's moments in place."""
@@ -38,7 +38,9 @@ class Run:
 
 def measure(runs: Sequence[Run]) -> list[int]:
     """Peak bytes of each run, from a process that runs them one after the other on random weights and equal rows."""
-    documents = json.dumps([{**asdict(run), "config": TrainingPlan.of(run.config).model_dump(mode="json")} for run in runs])
+    documents = json.dumps(
+        [{**asdict(run), "config": TrainingPlan.of(run.config).model_dump(mode="json")} for run in runs]
+    )
     command = [sys.executable, "-m", "dspy_toolkit_lora.measured", documents]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -53,7 +55,7 @@ def _peak(run: Run) -> int:
     (mx.enable_compile if run.compiled else mx.disable_compile)()
     plan, call = TrainingPlan.of(run.config), llama.TransformerBlock.__call__
     before = mx.get_active_memory()
-    model = llama.Model(_arguments(run.architecture))
+    model = model_of(run.architecture)
     model.freeze()
     layers = run.architecture.layers if plan.num_layers == -1 else plan.num_layers
     linear_to_lora_layers(model, layers, plan.lora_parameters)
@@ -73,10 +75,11 @@ def _peak(run: Run) -> int:
     return mx.get_peak_memory() - before
 
 
-def _arguments(shape: Architecture):
+def model_of(shape: Architecture):
+    """An mlx-lm llama of this shape with random weights in float32."""
     from mlx_lm.models import llama
 
-    return llama.ModelArgs(
+    arguments = llama.ModelArgs(
         model_type="llama",
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -88,6 +91,7 @@ def _arguments(shape: Architecture):
         vocab_size=shape.vocabulary,
         tie_word_embeddings=shape.tied,
     )
+    return llama.Model(arguments)
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ from dspy_toolkit_lora.trial import TrialResult, run_trial
 __all__ = ["reference_config", "reference_loss", "rule_of_thumb", "search", "trial"]
 
 _FILE = "references.json"
+_FEWEST = 10
+"""The fewest steps a LoRAConfig allows."""
 
 
 def reference_loss(scenario: Scenario) -> float:
@@ -52,7 +54,7 @@ def rule_of_thumb(scenario: Scenario) -> LoRAConfig:
     steps = scenario.affordable_steps(first)
     if few:
         steps = min(steps, 16 * scenario.rows // first.batch_size)
-    return _changed(first, iters=steps, learning_rate=0.001 if steps >= 24 else 0.002)
+    return _changed(first, iters=max(_FEWEST, steps), learning_rate=0.001 if steps >= 24 else 0.002)
 
 
 def search(scenario: Scenario) -> LoRAConfig:
@@ -64,7 +66,9 @@ def search(scenario: Scenario) -> LoRAConfig:
     best = rule_of_thumb(scenario)
     best = _best(scenario, [best] + [_changed(best, learning_rate=rate) for rate in (0.0005, 0.001, 0.002, 0.004)])
     steps = scenario.affordable_steps(best)
-    best = _best(scenario, [best] + [_changed(best, iters=max(1, round(steps * share))) for share in (1, 0.5, 0.25)])
+    best = _best(
+        scenario, [best] + [_changed(best, iters=max(_FEWEST, round(steps * share))) for share in (1, 0.5, 0.25)]
+    )
     best = _best(scenario, [best] + [_changed(best, rank=rank, scale=10.0 * 8 / rank) for rank in (4, 16)])
     if scenario.rows < 64:
         best = _best(
@@ -74,7 +78,9 @@ def search(scenario: Scenario) -> LoRAConfig:
     batch = min(_largest_batch(scenario, other), 16 if scenario.rows >= 64 else 4)
     if batch:
         swapped = _changed(best, grad_checkpoint=other, batch_size=batch)
-        best = _best(scenario, [best, _changed(swapped, iters=min(best.iters, scenario.affordable_steps(swapped)))])
+        best = _best(
+            scenario, [best, _changed(swapped, iters=max(_FEWEST, min(best.iters, scenario.affordable_steps(swapped))))]
+        )
     return best
 
 
@@ -94,7 +100,7 @@ def _largest_batch(scenario: Scenario, grad_checkpoint: bool) -> int:
 
 def _config(*, batch_size: int, grad_checkpoint: bool) -> LoRAConfig:
     return LoRAConfig(
-        rank=8, scale=10, learning_rate=0.001, batch_size=batch_size, iters=1, grad_checkpoint=grad_checkpoint
+        rank=8, scale=10, learning_rate=0.001, batch_size=batch_size, iters=_FEWEST, grad_checkpoint=grad_checkpoint
     )
 
 

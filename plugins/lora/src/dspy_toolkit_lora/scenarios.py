@@ -60,7 +60,7 @@ class Scenario:
             architecture(self.model)
         except UnknownNameError as error:
             raise DataError(f"A LoRA scenario cannot be used. {error}") from None
-        limits = {"memory_gb": (0.01, 10_000), "max_steps": (1, 500), "rows": (1, 4096), "row_tokens": (8, 131072),
+        limits = {"memory_gb": (0.01, 10_000), "max_steps": (14, 500), "rows": (1, 4096), "row_tokens": (8, 131072),
                   "shift": (0, 1), "noise": (0, 1)}  # fmt: skip
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
@@ -128,7 +128,7 @@ def _draw(rng: random.Random) -> Iterator[Scenario]:
             rank=16,
             scale=10,
             learning_rate=0.001,
-            iters=1,
+            iters=10,
             batch_size=rng.choice([2, 4, 8, 12, 16]),
             grad_checkpoint=rng.random() < 0.3,
         )

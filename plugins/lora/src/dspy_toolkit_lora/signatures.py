@@ -70,7 +70,7 @@ class LoRAMemorySignature(dspy.Signature):
     memory_gb: float = dspy.InputField(desc="free memory in GB")
     peak_gb: float = dspy.InputField(desc="memory the configuration needs, in GB")
     row_tokens: int = dspy.InputField(desc="tokens per row")
-    config: LoRAConfig = dspy.InputField(desc="the configuration that does not fit")
+    current: LoRAConfig = dspy.InputField(desc="the configuration that does not fit")
     fitting: LoRAConfig = dspy.OutputField(desc="the configuration changed so that it fits")
     changed: Literal["batch_size", "grad_checkpoint", "rank", "several"] = dspy.OutputField(desc="what was changed")
 

@@ -117,6 +117,8 @@ class TrialRunner:
                 if last:
                     raise MetricError(f"The process that runs LoRA trials died: {death}") from death
                 logger.warning("The process that runs LoRA trials died and is restarted: %s", death)
+            except _TrialFailedError as failure:
+                raise MetricError(f"A LoRA trial failed: {failure}") from failure
             except BaseException:  # interrupted or timed out: the worker is busy with what nobody waits for
                 self._stop()
                 raise
@@ -130,6 +132,10 @@ class TrialRunner:
 
 class _WorkerDiedError(Exception):
     pass
+
+
+class _TrialFailedError(Exception):
+    """The worker's answer: this trial cannot be run. It is ready for the next."""
 
 
 class _Worker:
@@ -154,7 +160,7 @@ class _Worker:
         self._reader.start()
 
     def ask(self, request: Mapping[str, Any], timeout: float, progress: Progress | None) -> dict[str, Any]:
-        """The result of one request. Raises MetricError for a failed or silent trial, _WorkerDiedError."""
+        """The result of one request. Raises MetricError for silence, _TrialFailedError, _WorkerDiedError."""
         number = next(self._numbers)
         self._send({"id": number, **request})
         while True:
@@ -168,7 +174,7 @@ class _Worker:
             if "progress" in answer:
                 _show(progress, *answer["progress"])
             elif "error" in answer:
-                raise MetricError(f"A LoRA trial failed: {answer['error']}")
+                raise _TrialFailedError(answer["error"])
             else:
                 return answer["result"]
 

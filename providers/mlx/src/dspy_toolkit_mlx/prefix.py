@@ -171,14 +171,14 @@ class PrefixTree:
         node.users -= 1
 
     def trim(self, max_bytes: int | None = None) -> int:
-        """Drop the least recently used unpinned states until the bytes fit; returns how many went."""
+        """Drop unpinned states until the bytes fit, least recently used first, then longest; returns how many went."""
         limit = self.max_bytes if max_bytes is None else max_bytes
         dropped = 0
         while self.bytes > limit:
             free = [node for node in self._held if node.pins == 0]
             if not free:
                 break
-            self._drop(min(free, key=lambda node: node.last_use))
+            self._drop(min(free, key=lambda node: (node.last_use, -node.depth)))
             dropped += 1
         self.evictions += dropped
         if self.tokens > self.max_tokens:
