@@ -20,7 +20,7 @@ def random_search(
     *,
     num_candidate_programs: Count = 8,
     max_bootstrapped_demos: Positive = 4,
-    max_labeled_demos: Count = 16,
+    max_labeled_demos: Count = 4,
     max_rounds: Positive = 1,
     metric_threshold: Threshold = 0.5,
     stop_at_score: Annotated[float, Field(ge=0, le=100)] | None = 100.0,
