@@ -17,7 +17,7 @@ def main(folder: Path) -> None:
     """One run in a process of its own; every reply of the engine is a line of the log, written before it is given."""
     import dspy
 
-    from dspy_toolkit.builtin.optimizers import bootstrap
+    from dspy_toolkit.builtin.bootstrap import bootstrap
     from dspy_toolkit.metrics import ExactMatch
     from dspy_toolkit.optimize import configure_cache, optimize, prepare
     from dspy_toolkit.testing import ScriptedLM

@@ -11,9 +11,14 @@ import dspy
 from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
 from dspy_toolkit.errors import BundleError, OptimizationInterrupted
 from dspy_toolkit.metrics import Metric
+from dspy_toolkit.modules import ModuleRegistry, ProjectSignatureConfig
 from dspy_toolkit.optimize import (
     EventSink,
     OptimizationResult,
+    OptimizerType,
+    Situation,
+    check_parameters,
+    choose,
     configure_cache,
     find_optimizer,
     optimize,
@@ -44,6 +49,7 @@ class DSPyFramework:
         self.config = config or DSPyConfig()
         self.plugins = plugins or PluginManager()
         self.signature_registry = SignatureRegistry(self.plugins)
+        self.modules = ModuleRegistry()
         self.store = Store(self.config.store)
         self._lms: dict[tuple[Any, ...], dspy.LM] = {}
         self._lock = threading.Lock()
@@ -89,6 +95,11 @@ class DSPyFramework:
             signature = self.signature_registry.get(signature)
         return self.bind(dspy.Predict(signature), model=model)
 
+    def register(self, config: ProjectSignatureConfig) -> None:
+        """Register a project's signatures, and a module for each under the signature's qualified name."""
+        self.register_project_signatures(config.project, config.signatures)
+        self.modules.register_project(config)
+
     # --- tasks and programs
 
     def task(self, name: str) -> Task:
@@ -123,12 +134,12 @@ class DSPyFramework:
 
     def optimize_module(
         self,
-        module: dspy.Module,
+        module: dspy.Module | str,
         dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example] | str | os.PathLike[str],
         metrics: AnyMetric | Sequence[AnyMetric],
         *,
         task_type: str = "module",
-        optimizer: str = "bootstrap",
+        optimizer: str | None = None,
         model: str | None = None,
         seed: int | None = None,
         rows: Mapping[str, int] | None = None,
@@ -138,26 +149,44 @@ class DSPyFramework:
     ) -> OptimizationResult:
         """Optimize a module and measure it on held-out rows before and after. `module` is left as it was.
 
-        `dataset` is three sets, or one list or file (see `read_dataset`), which is split by content. `metrics` is a
-        metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result. `parameters` are
-        the optimizer's.
+        `module` may be a name in `modules`. `dataset` is three sets, or one list or file (see
+        `read_dataset`), which is split by content. `metrics`
+        is a metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result.
+        `optimizer` is a name (`bootstrap` if none is given), or `auto`, which chooses by the data, the metric and the
+        model and says why in the result's `reason`. `parameters` are the optimizer's.
         Raises DataError, OptimizationError, OptimizationInterrupted (with what was found), UnknownNameError.
         """
-        found = find_optimizer(self.plugins, optimizer)
+        if isinstance(module, str):
+            settings = self.modules.config(module)
+            if optimizer is None and settings is not None and settings.optimizer:
+                optimizer, parameters = settings.optimizer, {**settings.optimizer_params, **parameters}
+            module = self.modules.get(module)
         if isinstance(dataset, str | os.PathLike):
             dataset = read_dataset(dataset, module)
+        name, reason = optimizer or "bootstrap", ""
+        if name.lower() != OptimizerType.AUTO:
+            # A typing mistake is told before a model is loaded.
+            check_parameters(resolve(find_optimizer(self.plugins, name).entry.optimizer), name, parameters)
+        data = prepare(dataset, module, rows=rows, seed=self._seed(seed))
+        metric, lm = self.metric(metrics), self.lm(model)
+        if name.lower() == OptimizerType.AUTO:
+            choice = choose(Situation.of(module, data, metric, lm, task_type=task_type))
+            name, reason, parameters = choice.optimizer, choice.reason, {**choice.parameters, **parameters}
+        found = find_optimizer(self.plugins, name)
         return optimize(
             module,
-            data=prepare(dataset, module, rows=rows, seed=self._seed(seed)),
-            metric=self.metric(metrics),
+            data=data,
+            metric=metric,
             optimizer=resolve(found.entry.optimizer),
             optimizer_name=found.entry.name,
             parameters=parameters,
-            lm=self.lm(model),
+            lm=lm,
             adapter=self.adapter(),
             seed=self._seed(seed),
             num_threads=self.config.num_threads,
             task=task_type,
+            reason=reason,
+            connect=self.lm,
             on_event=on_event,
             stop=stop,
         )
@@ -181,7 +210,10 @@ class DSPyFramework:
         task = self.task(name)
         project = self.config.project(task.project)
         optimizer = optimizer or project.optimizer or task.entry.optimizer
-        defaults = task.entry.optimizer_params if optimizer == task.entry.optimizer else {}
+        # Parameters belong to the optimizer they were written for.
+        defaults = dict(task.entry.optimizer_params) if optimizer == task.entry.optimizer else {}
+        if optimizer == (project.optimizer or task.entry.optimizer):
+            defaults |= project.optimizer_params
         try:
             result = self.optimize_module(
                 task.program(),
@@ -194,7 +226,7 @@ class DSPyFramework:
                 rows={**task.entry.rows, **project.rows, **(rows or {})},
                 on_event=on_event,
                 stop=stop,
-                **{**defaults, **project.optimizer_params, **(parameters or {})},
+                **{**defaults, **(parameters or {})},
             )
         except OptimizationInterrupted as interruption:
             raise self._kept(task, interruption) from None

@@ -52,16 +52,10 @@ def toolkit_metrics() -> Iterable[MetricEntry]:
 
 @hookimpl
 def toolkit_optimizers() -> Iterable[OptimizerEntry]:
-    yield OptimizerEntry(
-        name="bootstrap",
-        summary="BootstrapFewShot: demonstrations the program made itself and the metric accepted.",
-        optimizer="dspy_toolkit.builtin.optimizers:bootstrap",
-    )
-    yield OptimizerEntry(
-        name="labeled",
-        summary="LabeledFewShot: training rows as demonstrations, as they are.",
-        optimizer="dspy_toolkit.builtin.optimizers:labeled",
-    )
+    for name, summary in _OPTIMIZERS.items():
+        module = name.replace("-", "_")
+        optimizer = f"dspy_toolkit.builtin.{module}:{module}"
+        yield OptimizerEntry(name=name, summary=summary, optimizer=optimizer)
 
 
 @hookimpl
@@ -83,4 +77,17 @@ _SIGNATURES = {
     "TrainingSignature": "Base of workflows that plan a training run.",
     "EvaluationSignature": "Base of workflows that judge measurements.",
     "DeploymentSignature": "Base of workflows that bring an artifact into service.",
+}
+
+_OPTIMIZERS = {
+    "bootstrap": "BootstrapFewShot: demonstrations the program made itself and the metric accepted.",
+    "random-search": "BootstrapFewShotWithRandomSearch: the best of several sets of them.",
+    "mipro": "MIPROv2: the best combination of proposed instructions and demonstrations.",
+    "gepa": "GEPA: instructions rewritten from the metric's feedback.",
+    "simba": "SIMBA: demonstrations and rules from rows where attempts differ.",
+    "copro": "COPRO: instructions proposed from the scores of earlier ones.",
+    "knn": "KNNFewShot: each call is shown the demonstrations most like it.",
+    "labeled": "LabeledFewShot: training rows as they are; no LM calls.",
+    "ensemble": "Ensemble: the best of several bootstrapped programs vote.",
+    "better-together": "BetterTogether: optimizers one after the other.",
 }

@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
     def optimize(
         task: Annotated[str, typer.Argument(help="Task, for example lora/hyperparameters.")],
         model: Annotated[str | None, typer.Option(help="Model string or profile name.")] = None,
-        optimizer: Annotated[str | None, typer.Option(help="Optimizer; the task's own by default.")] = None,
+        optimizer: Annotated[str | None, typer.Option(help="Optimizer, or auto; the task's own by default.")] = None,
         seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw.")] = None,
         rows: Annotated[
             list[str] | None,

@@ -2,22 +2,27 @@
 
 from dspy_toolkit.optimize.cache import configure_cache
 from dspy_toolkit.optimize.columns import Column
+from dspy_toolkit.optimize.context import ContextWindow, limit_demos
 from dspy_toolkit.optimize.data import Splits, digest, input_fields, prepare, to_examples
+from dspy_toolkit.optimize.engine import OptimizerEngine
 from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, evaluate
 from dspy_toolkit.optimize.events import Event, EventKind, EventSink, Stage
-from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.optimize.job import OptimizerJob, preflight
 from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
 from dspy_toolkit.optimize.pareto import by_parts, fewer_tokens, less_time, mean_score, pareto_front
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate, compare, estimate
+from dspy_toolkit.optimize.selection import Choice, OptimizerType, Situation, choose, select_optimizer
 from dspy_toolkit.optimize.set_scores import compare_evaluations, estimate_set, measure
 from dspy_toolkit.optimize.sources import Dataset, read_dataset
 from dspy_toolkit.optimize.usage import Usage
 
 __all__ = [
+    "Choice",
     "Column",
     "Comparison",
+    "ContextWindow",
     "Dataset",
     "ErrorGroup",
     "Evaluation",
@@ -25,14 +30,18 @@ __all__ = [
     "EventKind",
     "EventSink",
     "OptimizationResult",
+    "OptimizerEngine",
     "OptimizerJob",
+    "OptimizerType",
     "RowResult",
     "ScoreEstimate",
+    "Situation",
     "Splits",
     "Stage",
     "Usage",
     "by_parts",
     "check_parameters",
+    "choose",
     "compare",
     "compare_evaluations",
     "configure_cache",
@@ -44,11 +53,14 @@ __all__ = [
     "find_optimizer",
     "input_fields",
     "less_time",
+    "limit_demos",
     "mean_score",
     "measure",
     "optimize",
     "pareto_front",
+    "preflight",
     "prepare",
     "read_dataset",
+    "select_optimizer",
     "to_examples",
 ]

@@ -3,13 +3,19 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 
 from dspy_toolkit.metrics.metric import Metric
 
-__all__ = ["OptimizerJob"]
+__all__ = ["OptimizerJob", "preflight"]
+
+_Optimizer = TypeVar("_Optimizer", bound=Callable[..., dspy.Module])
+
+
+def _unheard(message: str) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +27,8 @@ class OptimizerJob:
     and every LM call, raise a BaseException of the toolkit's when the run was told to stop, so an optimizer needs no
     check of its own; it only must not catch BaseException. `metric` is made for DSPy's optimizers and may be called
     from threads; rows it fails on are collected for the result's error table.
+
+    `connect` turns a model string into an LM, for optimizers that use a second one.
     """
 
     program: dspy.Module
@@ -33,6 +41,8 @@ class OptimizerJob:
     stop: threading.Event
     on_report: Callable[[int, int | None, float | None, str], None]
     on_keep: Callable[[dspy.Module, float | None, str], None]
+    on_note: Callable[[str], None] = _unheard
+    connect: Callable[[str], Any] | None = None
 
     def report(self, done: int, total: int | None = None, *, score: float | None = None, message: str = "") -> None:
         """Tell progress: `done` of `total` steps, and the best score so far (0-100) if there is one."""
@@ -44,3 +54,20 @@ class OptimizerJob:
         The program now belongs to the run; hand over a copy of one that goes on changing.
         """
         self.on_keep(program, score, message)
+
+    def note(self, message: str) -> None:
+        """Tell people something they would want to know: a limit that was applied, a part that was left out."""
+        self.on_note(message)
+
+
+def preflight(check: Callable[..., None]) -> Callable[[_Optimizer], _Optimizer]:
+    """Have `check(job, **parameters)` called before the run makes any LM call; it raises what makes the run pointless.
+
+    The check gets all parameters of the optimizer. It must call no LM.
+    """
+
+    def mark(optimizer: _Optimizer) -> _Optimizer:
+        setattr(optimizer, "preflight", check)  # noqa: B010  # functions have no declared attributes
+        return optimizer
+
+    return mark

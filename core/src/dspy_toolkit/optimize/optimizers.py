@@ -12,7 +12,19 @@ from dspy_toolkit.types import OptimizerEntry
 
 __all__ = ["check_parameters", "find_optimizer", "parameters_of"]
 
-DSPY_NAMES = {"bootstrapfewshot": "core/bootstrap", "labeledfewshot": "core/labeled"}
+DSPY_NAMES = {
+    "bettertogether": "core/better-together",
+    "bootstrapfewshot": "core/bootstrap",
+    "bootstrapfewshotwithrandomsearch": "core/random-search",
+    "bootstraprs": "core/random-search",
+    "copro": "core/copro",
+    "ensemble": "core/ensemble",
+    "gepa": "core/gepa",
+    "knnfewshot": "core/knn",
+    "labeledfewshot": "core/labeled",
+    "miprov2": "core/mipro",
+    "simba": "core/simba",
+}
 """DSPy's class names, lower case, and what does the same here."""
 
 

@@ -3,6 +3,7 @@
 DSPy's optimizers print and draw tqdm bars on stdout and stderr, and its LMs log there. `contextlib.redirect_stdout`
 would silence the whole process, our own progress bar included; here only what is written inside `quiet()` and outside
 `loud()`, by this thread and those given its context, is diverted: to the logger `dspy_toolkit.optimize` at DEBUG.
+DSPy's worker threads inherit its settings but no context variables, so the mark is in both.
 """
 
 import io
@@ -14,10 +15,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TextIO
 
+import dspy
+
 __all__ = ["loud", "quiet"]
 
 _logger = logging.getLogger("dspy_toolkit.optimize")
-_muted: ContextVar[bool] = ContextVar("dspy_toolkit_muted", default=False)
+_muted: ContextVar[bool | None] = ContextVar("dspy_toolkit_muted", default=None)
+_SETTING = "dspy_toolkit_muted"
 _installing = threading.Lock()
 _users = 0
 
@@ -29,7 +33,7 @@ class _Filter(io.TextIOBase):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        if not _muted.get():
+        if not _is_muted():
             return self._stream.write(text)
         line = text.strip("\r\n ")
         if line:
@@ -41,7 +45,7 @@ class _Filter(io.TextIOBase):
         self._stream.flush()
 
     def isatty(self) -> bool:
-        return not _muted.get() and self._stream.isatty()
+        return not _is_muted() and self._stream.isatty()
 
     def fileno(self) -> int:
         return self._stream.fileno()
@@ -65,7 +69,8 @@ def quiet() -> Iterator[None]:
         _users += 1
     token = _muted.set(True)
     try:
-        yield
+        with dspy.context(**{_SETTING: True}):
+            yield
     finally:
         _muted.reset(token)
         with _installing:
@@ -82,6 +87,11 @@ def loud() -> Iterator[None]:
         yield
     finally:
         _muted.reset(token)
+
+
+def _is_muted() -> bool:
+    here = _muted.get()
+    return bool(dspy.settings.get(_SETTING, False)) if here is None else here
 
 
 def _unwrapped(stream: Any) -> Any:

@@ -21,7 +21,7 @@ class OptimizationResult:
     `program` is the optimized program, without an LM. `rows` is how many rows of each set were used. `errors` are the
     failures of the search; those of the evaluations are in the evaluations. A result that comes with
     OptimizationInterrupted has what was finished: `optimized` and `comparison` are None, `program` and `baseline` may
-    be.
+    be. `reason` is why this optimizer was taken, where it was chosen by rule.
     """
 
     program: dspy.Module | None
@@ -39,6 +39,7 @@ class OptimizationResult:
     usage: Usage
     errors: tuple[ErrorGroup, ...]
     seconds: float
+    reason: str = ""
 
     @property
     def baseline(self) -> ScoreEstimate | None:
@@ -66,6 +67,7 @@ class OptimizationResult:
             "task": self.task,
             "model": self.model,
             "optimizer": self.optimizer,
+            "reason": self.reason,
             "parameters": plain(dict(self.parameters)),
             "metric": self.metric,
             "seed": self.seed,

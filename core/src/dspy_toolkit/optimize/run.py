@@ -4,14 +4,16 @@ baseline on the test rows ──▶ search on train and validation ──▶ the
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
 
-from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted
+from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted, ToolkitError
 from dspy_toolkit.metrics.metric import Metric, Score
+from dspy_toolkit.optimize.context import ContextWindow
 from dspy_toolkit.optimize.data import Splits, digest
 from dspy_toolkit.optimize.evaluate import Evaluation, evaluate_metered, group_errors
 from dspy_toolkit.optimize.events import Emitter, EventSink, Stage
@@ -21,7 +23,7 @@ from dspy_toolkit.optimize.quiet import quiet
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.scores import Comparison
 from dspy_toolkit.optimize.set_scores import compare_evaluations
-from dspy_toolkit.optimize.usage import DeadLM, Meter, StopRequested
+from dspy_toolkit.optimize.usage import DeadLM, Ended, Meter, StopRequested, interrupting
 
 __all__ = ["optimize"]
 
@@ -39,10 +41,16 @@ def optimize(
     seed: int = 0,
     num_threads: int = 1,
     task: str = "",
+    reason: str = "",
+    connect: Callable[[str], Any] | None = None,
     on_event: EventSink | None = None,
     stop: threading.Event | None = None,
 ) -> OptimizationResult:
     """Optimize `program`, which is left as it was. `optimizer` is what an OptimizerEntry's reference leads to.
+
+    `reason` is why this optimizer, if it was chosen by `select_optimizer`; it is told as a note and is in the result.
+    `connect` turns a model string into an LM, for optimizers with a parameter that names a second model. Demonstrations
+    that do not fit the model's context are left out, the last first, and a note says so.
 
     Raises OptimizationError when a stage cannot be finished (the LM is gone, every row fails), with what was finished
     so far as `partial`; OptimizationInterrupted on Ctrl-C or when `stop` is set, likewise; UnknownNameError or
@@ -63,11 +71,14 @@ def optimize(
         seed=seed,
         num_threads=num_threads,
         task=task,
+        reason=reason,
+        connect=connect,
         stop=stop,
         meter=meter,
         emitter=Emitter(on_event, meter),
     )
     run.metric.check([*data.train, *data.validation, *data.test])
+    run.preflight()
     try:
         run.baseline = run.evaluate(program, "baseline")
         run.found = run.search()
@@ -116,6 +127,8 @@ class _Run:
     seed: int
     num_threads: int
     task: str
+    reason: str
+    connect: Callable[[str], Any] | None
     stop: threading.Event
     meter: Meter
     emitter: Emitter
@@ -123,7 +136,8 @@ class _Run:
     found: dspy.Module | None = None
     optimized: Evaluation | None = None
     comparison: Comparison | None = None
-    raised: list[tuple[int | None, Exception | None]] = field(default_factory=list)
+    _notes: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def evaluate(self, program: dspy.Module, stage: Stage) -> Evaluation:
         return evaluate_metered(
@@ -140,8 +154,17 @@ class _Run:
             stop=self.stop,
         )
 
-    def search(self) -> dspy.Module:
-        job = OptimizerJob(
+    def preflight(self) -> None:
+        """What makes the run pointless is said before any LM call."""
+        check = getattr(self.optimizer, "preflight", None)
+        if check is not None:
+            with self._context():
+                check(self.job(), **self.parameters)
+        if self.reason:
+            self.emitter.note("search", f"{self.optimizer_name}: {self.reason}")
+
+    def job(self) -> OptimizerJob:
+        return OptimizerJob(
             program=self.program,
             train=self.data.train,
             validation=self.data.validation,
@@ -152,19 +175,33 @@ class _Run:
             stop=self.stop,
             on_report=self._reported,
             on_keep=self._kept,
+            on_note=self._noted,
+            connect=self.connect,
         )
-        adapter = {} if self.adapter is None else {"adapter": self.adapter}
+
+    def search(self) -> dspy.Module:
         self.emitter.start("search", None, message=self.optimizer_name)
+        self.meter.revive()
         try:
-            with self.meter.counting(), dspy.context(lm=self.lm, disable_history=True, **adapter), quiet():
-                found = self.optimizer(job, **self.parameters)
+            with interrupting(self.meter), self.meter.counting(), self._context(), quiet():
+                found = self.optimizer(self.job(), **self.parameters)
+                if isinstance(found, dspy.Module):
+                    found = self._fitting(found)
         except (KeyboardInterrupt, StopRequested) as interruption:
             raise OptimizationInterrupted("Stopped during the search.") from interruption
+        except Ended as ended:
+            raise ended.cause from None
         except DeadLM as dead:
             model = getattr(self.lm, "model", "")
             raise OptimizationError(
                 f"The LM {model!r} stopped answering during the search: {type(dead.cause).__name__}: {dead.cause}"
             ) from dead.cause
+        except ToolkitError:
+            raise
+        except Exception as error:  # an optimizer is a stranger's code; what the run has so far goes with the error
+            raise OptimizationError(
+                f"The optimizer {self.optimizer_name!r} failed: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(found, dspy.Module):
             raise OptimizationError(
                 f"The optimizer {self.optimizer_name!r} returned a {type(found).__name__}; expected a dspy.Module."
@@ -174,15 +211,35 @@ class _Run:
 
     _done: int = 0
 
+    def _context(self) -> AbstractContextManager[None]:
+        adapter = {} if self.adapter is None else {"adapter": self.adapter}
+        return dspy.context(lm=self.lm, disable_history=True, **adapter)
+
+    def _fitting(self, program: dspy.Module) -> dspy.Module:
+        window = ContextWindow.of(self.lm)
+        if window is None:
+            return program
+        return window.fit(program, self.data, note=self._noted)
+
     def _reported(self, done: int, total: int | None, score: float | None, message: str) -> None:
         self.meter.check()
         self._done = done
-        self.emitter.progress("search", done, total, score=score, message=message)
+        with _sink():
+            self.emitter.progress("search", done, total, score=score, message=message)
 
     def _kept(self, program: dspy.Module, score: float | None, message: str) -> None:
         self.meter.check()
-        self.found = program
-        self.emitter.candidate("search", self._done, None, score=score, message=message)
+        self.found = self._fitting(program)
+        with _sink():
+            self.emitter.candidate("search", self._done, None, score=score, message=message)
+
+    def _noted(self, message: str) -> None:
+        with self._lock:
+            if message in self._notes:
+                return
+            self._notes.add(message)
+        with _sink():
+            self.emitter.note("search", message)
 
     def result(self) -> OptimizationResult:
         return OptimizationResult(
@@ -190,6 +247,7 @@ class _Run:
             task=self.task,
             model=str(getattr(self.lm, "model", type(self.lm).__name__)),
             optimizer=self.optimizer_name,
+            reason=self.reason,
             parameters=self.parameters,
             metric=self.metric.name,
             seed=self.seed,
@@ -202,3 +260,12 @@ class _Run:
             errors=group_errors([(None, error) for error in self.metric.raised]),
             seconds=self.emitter.seconds,
         )
+
+
+@contextmanager
+def _sink() -> Iterator[None]:
+    """What the event sink raises must end the run, and DSPy forgets the Exceptions of callbacks."""
+    try:
+        yield
+    except Exception as error:  # a stranger's function; it is raised again by `search`
+        raise Ended(error) from error

@@ -21,7 +21,7 @@ import dspy
 from dspy_toolkit.errors import BundleError, FingerprintError
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.signatures.fingerprint import fingerprint, structure
-from dspy_toolkit.store import state
+from dspy_toolkit.store import composite, state
 from dspy_toolkit.store.manifest import FORMAT, Manifest
 from dspy_toolkit.store.prompt import messages, prompt_markdown
 from dspy_toolkit.store.readme import readme
@@ -66,12 +66,13 @@ def bundle_files(
     program = result.program
     if program is None:
         raise BundleError("This run found no program, so there is nothing to store; run it again to the end.")
-    stored = _json(state.dump(program))
-    _check_same_prompt(program, json.loads(stored), example_inputs, adapter)
+    stored = _json(composite.dump(program))
+    plain = composite.plain_of(program)
+    _check_same_prompt(plain, json.loads(stored), example_inputs, adapter)
     manifest = Manifest.of(
         result,
-        fingerprint=fingerprint(program),
-        shape={name: [tuple(field) for field in fields] for name, fields in structure(program).items()},
+        fingerprint=fingerprint(plain),
+        shape={name: [tuple(field) for field in fields] for name, fields in structure(plain).items()},
         adapter=type(adapter or dspy.ChatAdapter()).__name__,
         parent=parent,
         files={_PROGRAM: hashlib.sha256(stored.encode()).hexdigest()},
@@ -79,7 +80,7 @@ def bundle_files(
     return {
         _PROGRAM: stored,
         _MANIFEST: _json(manifest.to_dict()),
-        "prompt.md": prompt_markdown(program, example_inputs, adapter),
+        "prompt.md": prompt_markdown(composite.plain_of(program, example_inputs), example_inputs, adapter),
         "README.md": readme(manifest),
     }
 
@@ -136,10 +137,9 @@ def load_program(bundle: Bundle, factory: Callable[[], dspy.Module]) -> dspy.Mod
         )
     stored = _read_json(bundle.path / _PROGRAM)
     try:
-        state.load(program, stored)
+        return composite.load(stored, factory, program)
     except BundleError as error:
         raise BundleError(f"{bundle.path / _PROGRAM} is damaged: {error}. Get the bundle again.") from error
-    return program
 
 
 def sync_directory(path: Path) -> None:

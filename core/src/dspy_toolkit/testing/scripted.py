@@ -12,6 +12,7 @@ from typing import Any
 
 import dspy
 from dspy.lm15 import (
+    ContextLengthError,
     Message,
     Request,
     Response,
@@ -40,14 +41,23 @@ class ScriptedEngine:
     """The engine of a ScriptedLM; safe to call from several threads.
 
     Tokens are UTF-8 bytes: `Usage` counts one per byte of the prompt and of the reply, as a byte-level tokenizer would.
-    Replies are never cut to `max_tokens`. Every request is kept in `requests` before it is answered.
+    Replies are never cut to `max_tokens`. Every request is kept in `requests` before it is answered. A prompt longer
+    than `context_length` is refused, as a model would.
     """
 
-    def __init__(self, script: Script, *, seconds: float = 0.0, supports: Iterable[str] = ()):
+    def __init__(
+        self,
+        script: Script,
+        *,
+        seconds: float = 0.0,
+        supports: Iterable[str] = (),
+        context_length: int | None = None,
+    ):
         self._next = script if callable(script) else _in_order(iter(script))
         self._lock = threading.Lock()
         self._running = 0
         self.seconds = seconds
+        self.context_length = context_length
         self.requests: list[Request] = []
         self.most_at_once = 0
         supported = set(supports)
@@ -64,6 +74,10 @@ class ScriptedEngine:
     def __deepcopy__(self, memo: dict[int, Any]) -> "ScriptedEngine":
         return self  # DSPy copies programs with their LMs; an engine is borrowed, and one script is one script
 
+    def count_tokens(self, messages: Iterable[Mapping[str, Any]]) -> int:
+        """Tokens of a chat prompt."""
+        return len("\n\n".join(_content(message) for message in messages).encode())
+
     def complete(self, request: Request) -> Response:
         with _Running(self, request):
             if self.seconds:
@@ -78,17 +92,20 @@ class ScriptedEngine:
         """Nothing to close."""
 
     def _respond(self, request: Request) -> Response:
+        length = len(prompt_text(request).encode())
+        if self.context_length is not None and length > self.context_length:
+            raise ContextLengthError(f"The prompt has {length} tokens, the context {self.context_length}.")
         reply = self._next(request)
         if isinstance(reply, BaseException):
             raise reply
         text = reply if isinstance(reply, str) else _written(reply, request)
-        prompt, answer = len(prompt_text(request).encode()), len(text.encode())
+        answer = len(text.encode())
         return Response(
             id=None,
             model=request.model,
             message=Message.assistant([TextPart(text)]),
             finish_reason="stop",
-            usage=Usage(input_tokens=prompt, output_tokens=answer),
+            usage=Usage(input_tokens=length, output_tokens=answer),
         )
 
 
@@ -120,6 +137,7 @@ def ScriptedLM(  # noqa: N802  # reads like dspy.LM, which it returns
     model: str = "scripted/test",
     seconds: float = 0.0,
     supports: Iterable[str] = (),
+    context_length: int | None = None,
     num_retries: int = 0,
     cache: bool = False,
     **kwargs: Any,
@@ -127,11 +145,11 @@ def ScriptedLM(  # noqa: N802  # reads like dspy.LM, which it returns
     """A `dspy.LM` that follows `script`; `lm.engine` is its ScriptedEngine.
 
     `seconds` is how long each call takes. `supports` names capabilities to declare: `response_schema`,
-    `function_calling`, `grammar`. Failures are not retried unless `num_retries` says so. Every request
-    reaches the engine; with `cache=True` DSPy's cache is asked first, as in life (see the fixture `lm_cache`; its key
-    holds the model string, not the script, so give each script its own).
+    `function_calling`, `grammar`. `context_length` limits the prompt, in bytes. Failures are not retried unless
+    `num_retries` says so. Every request reaches the engine; with `cache=True` DSPy's cache is asked first, as in life
+    (see the fixture `lm_cache`; its key holds the model string, not the script, so give each script its own).
     """
-    engine = ScriptedEngine(script, seconds=seconds, supports=supports)
+    engine = ScriptedEngine(script, seconds=seconds, supports=supports, context_length=context_length)
     pair = {"engine": engine, "async_engine": AsyncScriptedEngine(engine)}
     return dspy.LM(model, num_retries=num_retries, cache=cache, **pair, **kwargs)
 
@@ -192,6 +210,11 @@ def _plain(value: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
 
 
 def _text(part: Any) -> str:

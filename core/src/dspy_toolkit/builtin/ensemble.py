@@ -1,0 +1,57 @@
+"""DSPy's Ensemble: several programs that vote."""
+
+import random
+from typing import Annotated
+
+import dspy
+from pydantic import Field
+
+from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold
+from dspy_toolkit.builtin.search import NO_LIMIT, Search, demos_must_fit, fresh, labelled, stripped
+from dspy_toolkit.optimize.context import limit_demos
+from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.programs.vote import Vote
+
+__all__ = ["ensemble"]
+
+
+@preflight(demos_must_fit)
+def ensemble(
+    job: OptimizerJob,
+    *,
+    size: Annotated[int, Field(ge=2)] = 3,
+    num_candidate_programs: Positive = 5,
+    max_bootstrapped_demos: Positive = 3,
+    max_labeled_demos: Count = 3,
+    metric_threshold: Threshold = 0.5,
+) -> dspy.Module:
+    """DSPy's Ensemble with majority vote: the `size` best of several bootstrapped programs answer, and vote.
+
+    `num_candidate_programs` programs are made by BootstrapFewShot on differently shuffled training rows
+    (`max_bootstrapped_demos`, `max_labeled_demos` and `metric_threshold` are those of `bootstrap`) and compared on
+    validation rows. Every call costs `size` times the LM calls of the program.
+    DSPy combines programs it is given and draws `size` of them anew, without a seed, in every call; here all are asked.
+    """
+    validation = list(job.validation)
+    size = min(size, num_candidate_programs)
+    search = Search(job, total=num_candidate_programs * len(validation), rows=len(validation))
+    demos = limit_demos(
+        job,
+        max_bootstrapped_demos=max_bootstrapped_demos,
+        max_labeled_demos=max_labeled_demos if labelled(job.program, job.train) else 0,
+    )
+    with search.following():
+        programs = []
+        for number in range(num_candidate_programs):
+            rows = list(job.train)
+            random.Random(f"{job.seed}/{number}").shuffle(rows)
+            optimizer = dspy.BootstrapFewShot(
+                metric=job.metric.with_threshold(metric_threshold), max_errors=NO_LIMIT, **demos
+            )
+            programs.append(stripped(optimizer.compile(fresh(job.program), trainset=rows)))
+        evaluate = dspy.Evaluate(
+            devset=validation, metric=search.metric, num_threads=job.num_threads, max_errors=NO_LIMIT
+        )
+        scores = [float(evaluate(program).score) for program in programs]
+    best = sorted(range(len(programs)), key=lambda number: -scores[number])[:size]  # stable: the first of equals
+    return Vote([programs[number] for number in best])

@@ -1,0 +1,122 @@
+"""DSPy's SIMBA."""
+
+import threading
+from collections import defaultdict
+from typing import Annotated, Any
+
+import dspy
+from dspy.teleprompt.simba import SIMBA
+from dspy.utils.callback import BaseCallback
+from pydantic import Field
+
+from dspy_toolkit.builtin.bootstrap import Count, Positive
+from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, second_lm, stripped
+from dspy_toolkit.errors import MetricError
+from dspy_toolkit.optimize.context import limit_demos
+from dspy_toolkit.optimize.job import OptimizerJob, preflight
+
+__all__ = ["simba"]
+
+Temperature = Annotated[float, Field(gt=0, le=2)]
+
+
+def _check(job: OptimizerJob, *, prompt_model: str | None, **_: object) -> None:
+    second_lm(job, prompt_model)
+
+
+@preflight(_check)
+def simba(
+    job: OptimizerJob,
+    *,
+    max_steps: Positive = 4,
+    bsize: Positive = 16,
+    num_candidates: Annotated[int, Field(ge=2)] = 4,
+    max_demos: Count = 4,
+    temperature_for_sampling: Temperature = 0.2,
+    temperature_for_candidates: Temperature = 0.2,
+    prompt_model: str | None = None,
+) -> dspy.Module:
+    """DSPy's SIMBA: tries each row several times; where results differ, adds the good one as a demonstration or a rule.
+
+    `max_steps` steps, each on `bsize` training rows (bounded by how many there are) with `num_candidates` attempts at
+    each row and as many new programs; programs hold up to `max_demos` demonstrations. Which program is tried and which
+    is built on is drawn by score with `temperature_for_sampling` and `temperature_for_candidates`. Rules are written by
+    `prompt_model`, a model string (null: the program's own). DSPy chooses among the steps' winners on the training
+    rows; here validation rows decide.
+    """
+    train, validation = list(job.train), list(job.validation)
+    size = min(bsize, len(train))
+    final = (num_candidates + 1) * (len(train) + len(validation))
+    search = Search(job, total=max_steps * size * (2 * num_candidates + 1) + final, rows=len(validation))
+    winners = _Winners(search, rows=size)
+    with search.following(), dspy.context(callbacks=[*dspy.settings.callbacks, winners]):
+        optimizer = SIMBA(
+            metric=winners.metric,
+            bsize=size,
+            num_candidates=num_candidates,
+            max_steps=max_steps,
+            prompt_model=second_lm(job, prompt_model),
+            num_threads=job.num_threads,
+            temperature_for_sampling=temperature_for_sampling,
+            temperature_for_candidates=temperature_for_candidates,
+            **limit_demos(job, max_demos=max_demos),
+        )
+        found: Any = optimizer.compile(fresh(job.program), trainset=train, seed=job.seed)
+        candidates = [each["program"] for each in found.candidate_programs]
+    return _best(job, candidates, search)
+
+
+def _best(job: OptimizerJob, candidates: list[dspy.Module], search: Search) -> dspy.Module:
+    """The program with the best score on validation rows, the first of equals."""
+    with search.following():
+        evaluate = dspy.Evaluate(
+            devset=list(job.validation), metric=search.metric, num_threads=job.num_threads, max_errors=NO_LIMIT
+        )
+        search.best = None  # from here on validation rows decide what is kept
+        scores = [float(evaluate(program).score) for program in candidates]
+    return stripped(candidates[scores.index(max(scores))].deepcopy())
+
+
+class _Winners(BaseCallback):
+    """Finds the best program while SIMBA runs, which tells nobody: by whose rollout it is when the metric is called.
+
+    SIMBA calls a program and then the metric in one thread. Attempts are made with copies that have an LM of their own;
+    new programs, which have none, are scored on `rows` rows each.
+    """
+
+    def __init__(self, search: Search, *, rows: int):
+        self._search = search
+        self._rows = rows
+        self._running = threading.local()
+        self._lock = threading.Lock()
+        self._scores: dict[int, list[float]] = defaultdict(list)
+        self._programs: dict[int, dspy.Module] = {}
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        if "simba_idx" in instance.__dict__:
+            self._running.program = instance
+
+    def metric(self, gold: Any, pred: Any) -> Any:
+        """SIMBA calls the metric even when the program failed, with None."""
+        if pred is None:
+            self._scored(0.0)
+            return dspy.Prediction(score=0.0, feedback="the program failed on this row")
+        try:
+            score = self._search.metric(gold, pred)
+        except MetricError:
+            self._scored(0.0)
+            raise
+        self._scored(float(score.score))
+        return score
+
+    def _scored(self, score: float) -> None:
+        program = getattr(self._running, "program", None)
+        if program is None or any(predictor.lm is not None for predictor in program.predictors()):
+            return
+        with self._lock:
+            scores = self._scores[id(program)]
+            scores.append(score)
+            self._programs[id(program)] = program  # or another program could get its id
+            complete = len(scores) == self._rows
+        if complete:
+            self._search.candidate(program, 100 * sum(scores) / len(scores), what="score on a minibatch")
