@@ -355,3 +355,10 @@ def test_an_interpreter_ends_cleanly_with_or_without_close(ending):
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr[-500:]
     assert int(ended.stdout) == 3
+
+
+def test_tokens_are_counted_as_they_are_sent(engine):
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    sent = engine.complete(ask("?", system="be brief", max_tokens=3))
+    assert engine.count_tokens(messages) == sent.usage.input_tokens
+    assert engine.context_length > sent.usage.total_tokens

@@ -174,6 +174,15 @@ class MLXEngine:
         finally:
             ticket.cancel()
 
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and answer together. Loads the model if need be."""
+        return self._ready().context_length
+
+    def count_tokens(self, messages: Samples[Mapping[str, Any]]) -> int:
+        """Tokens of a chat prompt (`{"role", "content"}`) as it would be sent, template included."""
+        return self._ready().count_tokens(messages)
+
     def stats(self) -> dict[str, Any]:
         """What the engine has done and holds, as plain numbers; see EngineStats for the meaning of each."""
         return self._stats.snapshot()

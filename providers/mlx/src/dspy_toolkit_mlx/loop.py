@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -144,6 +144,13 @@ class EngineLoop:
                 f"into the {self._limits.bytes // 2**20} MiB for keys and values; lower max_tokens."
             )
         return made
+
+    @property
+    def context_length(self) -> int:
+        return self._renderer.context
+
+    def count_tokens(self, messages: Rows[Mapping[str, Any]]) -> int:
+        return self._renderer.count(messages)
 
     def register(self, tickets: "list[Ticket]") -> bool:
         """Take responsibility for tickets; False if the thread has stopped doing so."""

@@ -199,16 +199,16 @@ class PromptRenderer:
             seeded=config.seed is not None,
         )
 
+    def count(self, messages: Sequence[Mapping[str, Any]]) -> int:
+        """Tokens of a chat prompt, template included. Contents are text, or lists of parts, of which text counts."""
+        plain = [{"role": message["role"], "content": _content(message.get("content"))} for message in messages]
+        return len(self._encode(self._render(plain, {})))
+
     def _prompt(self, request: Request, *, guided: bool) -> list[int]:
         messages = [_plain(message) for message in request.messages]
         system = _system(request)
         if system:
             messages.insert(0, {"role": "system", "content": system})
-        return self._encode(self._render(messages, request, guided=guided))
-
-    def _render(self, messages: list[dict[str, Any]], request: Request, *, guided: bool) -> str:
-        from jinja2 import TemplateError
-
         options: dict[str, Any] = {}
         if request.tools:
             options["tools"] = [_tool(tool) for tool in request.tools]
@@ -217,6 +217,12 @@ class PromptRenderer:
             options["enable_thinking"] = reasoning.effort != "off"
         elif guided:
             options["enable_thinking"] = False  # the grammar leaves no room for a thought before the answer
+        return self._encode(self._render(messages, options))
+
+    def _render(self, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
+        """The chat template's text; `options` are the template's own variables."""
+        from jinja2 import TemplateError
+
         try:
             return self._apply(messages, add_generation_prompt=True, tokenize=False, **options)
         except TemplateError as error:
@@ -245,6 +251,12 @@ def _system(request: Request) -> str:
     if isinstance(request.system, str):
         return request.system
     return "".join(_text(part, "system") for part in request.system)
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, str) or content is None:
+        return content or ""
+    return "".join(part.get("text", "") for part in content)
 
 
 def _text(part: Any, where: str) -> str:
