@@ -13,8 +13,8 @@ should not imitate:
     both    numbers beyond INTEGER_DIGITS; infinities; Decimals in scientific notation; abbreviated IPv6 addresses;
             models whose rendered names are not the names they are parsed by (aliases); nesting beyond MAX_DEPTH
     chat    empty texts; texts that begin with a blank, with `[[`, or with `{` unless `"`, `'`, `}`, a digit or the
-            line's end follows (DSPy shows `{answer}` where a value goes, and small models answer just that); texts with a
-            line that begins with `[[ ##` or with control characters (DSPy strips or misreads them); values of an Enum
+            line's end follows (DSPy shows `{answer}` where a value goes, and small models answer just that); texts with
+            a line that begins with `[[ ##` or with control characters (DSPy strips or misreads them); values of an Enum
             that DSPy only reads by member name; the newline at the very end
 
 Free text, lists and strings are unbounded unless their type says otherwise: the engine ends them when its budget does.
