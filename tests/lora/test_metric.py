@@ -43,10 +43,10 @@ def test_a_step_too_many_costs_its_share(known):
 def test_a_diverging_proposal_is_told_so(known):
     from dspy_toolkit_lora.reference import reference_config
 
-    wild = reference_config(known).model_copy(update={"scale": 20.0, "learning_rate": 0.003})
+    wild = reference_config(known).model_copy(update={"scale": 20.0, "learning_rate": 0.01})
     result = scored(known, wild)
     assert result.score < 0.3
-    assert "0.06, which is too strong" in result.feedback
+    assert "0.2, which is too strong" in result.feedback
 
 
 def test_what_does_not_fit_is_not_trained(known, runner):
@@ -96,11 +96,11 @@ def test_a_bad_row_is_the_datas_fault(known):
 @given(
     config=st.builds(
         LoRAConfig,
-        rank=st.integers(4, 32),
-        scale=st.floats(4, 20),
-        learning_rate=st.floats(0.0002, 0.003),
+        rank=st.integers(4, 64),
+        scale=st.floats(2, 20),
+        learning_rate=st.floats(0.0001, 0.01),
         batch_size=st.integers(1, 16),
-        iters=st.integers(10, 200),
+        iters=st.integers(10, 500),
         grad_checkpoint=st.booleans(),
     ),
     scenario=st.sampled_from([scenario for each in splits().values() for scenario in each]),

@@ -49,8 +49,8 @@ def test_the_same_trial_anew_brings_the_same(runner, config, scenario):
 
 def test_the_proposal_matters(runner, config, scenario):
     steady = runner.run(config, scenario).final_val_loss
-    timid = runner.run(changed(config, learning_rate=0.0002), scenario).final_val_loss
-    wild = runner.run(changed(config, learning_rate=0.003, scale=20.0), scenario).final_val_loss
+    timid = runner.run(changed(config, learning_rate=0.0001), scenario).final_val_loss
+    wild = runner.run(changed(config, learning_rate=0.01, scale=20.0), scenario).final_val_loss
     short = runner.run(changed(config, iters=10), scenario).final_val_loss
     assert steady < min(timid, wild, short)
 
@@ -84,7 +84,7 @@ def test_a_killed_worker_is_replaced(runner, config, scenario):
 def test_a_silent_worker_is_ended(runner, config, scenario):
     slow = TrialRunner(runner.folder, timeout=0.001)
     with pytest.raises(MetricError, match="said nothing"):
-        slow.run(changed(config, iters=200, batch_size=16), scenario)
+        slow.run(changed(config, iters=400, batch_size=16), scenario)
     assert slow._worker is None
 
 
@@ -103,7 +103,7 @@ def test_an_interrupt_ends_the_worker(runner, config, scenario):
     timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        runner.run(changed(config, iters=200, batch_size=16, learning_rate=0.0002), scenario)
+        runner.run(changed(config, iters=500, batch_size=16, learning_rate=0.0001), scenario)
     timer.join()
     assert process.poll() is not None
     assert runner.run(changed(config, iters=13), scenario).tokens == 13 * 4 * 24

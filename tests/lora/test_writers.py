@@ -15,11 +15,11 @@ from dspy_toolkit_lora.writers import mlx_lm_yaml, peft_adapter_config
 
 plans = st.builds(
     TrainingPlan,
-    rank=st.integers(4, 32),
-    scale=st.floats(4, 20),
-    learning_rate=st.floats(0.0002, 0.003),
+    rank=st.integers(4, 64),
+    scale=st.floats(2, 20),
+    learning_rate=st.floats(0.0001, 0.01),
     batch_size=st.integers(1, 16),
-    iters=st.integers(10, 200),
+    iters=st.integers(10, 500),
     grad_checkpoint=st.booleans(),
     dropout=st.floats(0, 0.5),
     num_layers=st.integers(-1, 12),
@@ -126,13 +126,13 @@ def test_mlx_lm_trains_with_the_file(tmp_path, rest):
 
 def test_peft_loads_the_file(tmp_path):
     peft = pytest.importorskip("peft", reason="PEFT brings torch; install both to run this")
-    config = LoRAConfig(rank=16, scale=5.0, learning_rate=0.001, batch_size=4, iters=10, grad_checkpoint=False)
+    config = LoRAConfig(rank=16, scale=2.5, learning_rate=0.001, batch_size=4, iters=10, grad_checkpoint=False)
     plan = TrainingPlan.of(
         config, dropout=0.1, num_layers=2, fine_tune_type="dora", target_modules=("q_proj", "v_proj")
     )
     (tmp_path / "adapter_config.json").write_text(peft_adapter_config(plan, base_model="some/model", layers=6))
     loaded = peft.LoraConfig.from_pretrained(str(tmp_path))
-    assert (loaded.r, loaded.lora_alpha, loaded.lora_dropout) == (16, 80.0, 0.1)
+    assert (loaded.r, loaded.lora_alpha, loaded.lora_dropout) == (16, 40.0, 0.1)
     assert loaded.target_modules == {"q_proj", "v_proj"}
     assert loaded.layers_to_transform == [4, 5]
     assert loaded.use_dora

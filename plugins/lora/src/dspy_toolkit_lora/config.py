@@ -28,11 +28,11 @@ class LoRAConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_terse)
 
-    rank: int = Field(ge=4, le=32)
-    scale: float = Field(ge=4, le=20)
-    learning_rate: float = Field(ge=0.0002, le=0.003)
+    rank: int = Field(ge=4, le=64)
+    scale: float = Field(ge=2, le=20)
+    learning_rate: float = Field(ge=0.0001, le=0.01)
     batch_size: int = Field(ge=1, le=16)
-    iters: int = Field(ge=10, le=200)
+    iters: int = Field(ge=10, le=500)
     grad_checkpoint: bool
 
     @property

@@ -64,7 +64,7 @@ def search(scenario: Scenario) -> LoRAConfig:
     then smaller batches for few rows, then the choice between a larger batch with checkpointing and a smaller without.
     """
     best = rule_of_thumb(scenario)
-    best = _best(scenario, [best] + [_changed(best, learning_rate=rate) for rate in (0.0005, 0.001, 0.002, 0.003)])
+    best = _best(scenario, [best] + [_changed(best, learning_rate=rate) for rate in (0.0005, 0.001, 0.002, 0.004)])
     steps = scenario.affordable_steps(best)
     best = _best(
         scenario, [best] + [_changed(best, iters=max(_FEWEST, round(steps * share))) for share in (1, 0.5, 0.25)]

@@ -60,7 +60,7 @@ class Scenario:
             architecture(self.model)
         except UnknownNameError as error:
             raise DataError(f"A LoRA scenario cannot be used. {error}") from None
-        limits = {"memory_gb": (0.01, 10_000), "max_steps": (14, 200), "rows": (1, 4096), "row_tokens": (8, 131072),
+        limits = {"memory_gb": (0.01, 10_000), "max_steps": (14, 500), "rows": (1, 4096), "row_tokens": (8, 131072),
                   "shift": (0, 1), "noise": (0, 1)}  # fmt: skip
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
