@@ -17,7 +17,7 @@ MODEL = "mlx/smollm2-135m"
 def add_to(app: typer.Typer) -> None:
     @app.command()
     def demo(
-        seed: Annotated[int, typer.Option(min=0, help="Another seed draws other rows.")] = 1,
+        seed: Annotated[int, typer.Option(min=0, help="Another seed draws other rows.")] = 3,
         as_json: Json = False,
     ) -> None:
         """Watch a small local model get better at a real job.

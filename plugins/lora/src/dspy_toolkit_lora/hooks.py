@@ -47,8 +47,8 @@ def toolkit_tasks() -> Iterable[TaskEntry]:
         optimizer_params={
             "max_bootstrapped_demos": 2,
             "max_labeled_demos": 0,
-            "max_rounds": 3,
-            "metric_threshold": 0.4,
+            "max_rounds": 5,
+            "metric_threshold": 0.5,
         },
         rows={"train": 12, "validation": 8, "test": 16},
         files="dspy_toolkit_lora.task:files",
