@@ -51,7 +51,7 @@ def _introduce(output: Output, framework: Any, task: Any) -> None:
         f"[bold]{MODEL}[/]: a language model of 135 million parameters, run in this process. No key, no server."
     )
     for check in resolve(provider.entry.doctor)() if provider.entry.doctor else ():
-        if check.name in ("backend", "blas"):
+        if check.name in ("mlx", "blas", "memory"):
             output.print(f"  {check.name}: {check.detail}" + (f"  [yellow]{check.remedy}[/]" if check.remedy else ""))
     output.print(
         f"metric [bold]{task.metric_name}[/]: trains a small model with each proposal and looks at what it learned.\n"

@@ -26,6 +26,7 @@ def edge(as_json: bool) -> Iterator[Output]:
     DSPY_TOOLKIT_STRICT=1 lets errors through with their traceback.
     """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no call to a public endpoint nobody asked for
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # only its tokenizers are used; torch is not missed
     output = Output(as_json=as_json)
     try:
         with output.guard():
