@@ -1,0 +1,9 @@
+"""What all tests need of the process they run in."""
+
+import signal
+
+
+def pytest_configure() -> None:
+    # A job that a shell starts in the background inherits "ignore Ctrl-C", and so would everything the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
