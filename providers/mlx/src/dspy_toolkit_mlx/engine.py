@@ -33,7 +33,8 @@ from dspy.lm15 import (
 
 from dspy_toolkit.errors import GrammarError, ModelError
 from dspy_toolkit_mlx.answer import delta, response, usage
-from dspy_toolkit_mlx.loop import EngineLoop, EngineOptions, Inbox
+from dspy_toolkit_mlx.desk import Inbox
+from dspy_toolkit_mlx.loop import EngineLoop, EngineOptions
 from dspy_toolkit_mlx.stats import EngineStats
 from dspy_toolkit_mlx.ticket import Ticket, current_burst, stream_sample
 
@@ -142,7 +143,7 @@ class MLXEngine:
             except LM15Error:
                 self._stats.count(refused=1)
                 raise
-            if loop.register(tickets):
+            if loop.desk.register(tickets):
                 self._stats.count(submitted=len(tickets))
                 return tickets
             time.sleep(0.001)  # it is just unloading or dying; the next look loads it again or says why not
@@ -177,11 +178,11 @@ class MLXEngine:
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and answer together. Loads the model if need be."""
-        return self._ready().context_length
+        return self._ready().intake.context_length
 
     def count_tokens(self, messages: Samples[Mapping[str, Any]]) -> int:
         """Tokens of a chat prompt (`{"role", "content"}`) as it would be sent, template included."""
-        return self._ready().count_tokens(messages)
+        return self._ready().intake.count_tokens(messages)
 
     def stats(self) -> dict[str, Any]:
         """What the engine has done and holds, as plain numbers; see EngineStats for the meaning of each."""
@@ -273,7 +274,7 @@ class MLXEngine:
             log.exception("The engine thread of %s died", self.name)
             died = error
         self._renew()
-        loop.abandon(died)
+        loop.desk.abandon(died)
         loop.free()
         return died
 

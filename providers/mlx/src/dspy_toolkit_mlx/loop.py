@@ -1,29 +1,28 @@
 """What the engine thread does: take requests in, build prefixes, step the rows, hand results out.
 
-Everything here but `sequence` and `register` runs on the engine thread.
+Everything here but `sequences` runs on the engine thread.
 """
 
 import logging
 import queue
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
-from dspy.lm15 import InvalidRequestError, LM15Error, Request, ServerError, TimeoutError
-from llguidance.hf import from_tokenizer
+from dspy.lm15 import InvalidRequestError, Request, ServerError, TimeoutError
 from numpy.typing import NDArray
 
-from dspy_toolkit.errors import GrammarError, ModelError
-from dspy_toolkit_mlx.grammar import GrammarStore, LLGuide
+from dspy_toolkit.errors import GrammarError
+from dspy_toolkit_mlx.desk import Desk, Inbox
+from dspy_toolkit_mlx.grammar import LLGuide
+from dspy_toolkit_mlx.intake import Intake
 from dspy_toolkit_mlx.machine import MemoryGuard, kv_budget
 from dspy_toolkit_mlx.parity import checked_runner
 from dspy_toolkit_mlx.prefix import PrefixTree
-from dspy_toolkit_mlx.request import PromptRenderer
 from dspy_toolkit_mlx.runner import state_arrays
 from dspy_toolkit_mlx.sampler import Sampler
 from dspy_toolkit_mlx.scheduler import Entry, Limits, Scheduler
@@ -33,12 +32,9 @@ from dspy_toolkit_mlx.stats import EngineStats
 if TYPE_CHECKING:
     from dspy_toolkit_mlx.ticket import Ticket
 
-__all__ = ["EngineLoop", "EngineOptions", "Inbox"]
+__all__ = ["EngineLoop", "EngineOptions"]
 
 log = logging.getLogger(__name__)
-
-Inbox = queue.SimpleQueue["Ticket | None"]
-"""Tickets in; None only wakes the thread, which then looks at flags."""
 
 CLEAR_EVERY = 512
 """Steps between two releases of MLX's buffer cache; without them it keeps one buffer of every size it has seen."""
@@ -65,17 +61,16 @@ class EngineLoop:
         self._options = options
         self._stats = stats
         self._inbox = inbox
-        self._lock = threading.Lock()
-        self._tickets: dict[int, Ticket] = {}
-        self._open = True
         self._model = model
-        if not getattr(tokenizer, "has_chat_template", False):
-            raise ModelError(
-                "the model has no chat template; use an instruction-tuned model or give its tokenizer a `chat_template`"
-            )
+        self.desk = Desk(inbox, stats)
         self._runner, vocab, width = checked_runner(model, options.max_rows)
-        self._eos = frozenset(tokenizer.eos_token_ids)
-        self._prepare_text(tokenizer, vocab)
+        self.intake = Intake(
+            model,
+            tokenizer,
+            vocab=vocab,
+            max_context=options.max_context,
+            default_max_tokens=options.default_max_tokens,
+        )
         self._sampler = Sampler(vocab)
         self._limits = self._measure(width)
         self._memory = MemoryGuard(self._limits.bytes)
@@ -86,23 +81,6 @@ class EngineLoop:
         self._entries: dict[int, Entry] = {}
         self._suspects: set[int] = set()
         stats.runner, stats.width_limit = self._runner.name, width
-
-    def _prepare_text(self, tokenizer: Any, vocab: int) -> None:
-        try:
-            low = from_tokenizer(tokenizer._tokenizer, n_vocab=max(vocab, len(tokenizer)), eos_token=sorted(self._eos))
-        except ValueError as error:
-            raise ModelError(f"the tokenizer cannot be used: {error}; a `tokenizer.json` is needed") from error
-        self._store = GrammarStore(low)
-        self._store.closers()
-        self._bytes: dict[int, bytes] = {}
-        backend = tokenizer._tokenizer.backend_tokenizer
-        self._renderer = PromptRenderer(
-            tokenizer.apply_chat_template,
-            lambda text: backend.encode(text, add_special_tokens=False).ids,
-            context=self._options.max_context or _context(self._model, tokenizer),
-            default_max_tokens=self._options.default_max_tokens,
-            vocab_size=vocab,
-        )
 
     def _measure(self, width: int) -> Limits:
         per_token, per_row = self._runner.footprint()
@@ -117,58 +95,14 @@ class EngineLoop:
     def sequences(
         self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[str], None] | None
     ) -> list[Sequence]:
-        """Make a sequence for each (rollout, completion) of a request, in the caller's thread.
-
-        Raises `dspy.lm15` errors and GrammarError.
-        """
-        ready = self._renderer.prepare(request)
-        now = time.monotonic()
-        made = [
-            Sequence(
-                prompt=ready.prompt,
-                sampling=ready.sample(rollout, completion),
-                max_tokens=ready.max_tokens,
-                token_bytes=self._token_bytes,
-                eos=self._eos,
-                stop=ready.stop,
-                guide=None if ready.grammar is None else self._store.guide(ready.grammar),
-                deadline=ready.deadline,
-                arrival=now,
-                emit=emit,
-            )
-            for rollout, completion in samples
-        ]
+        """As Intake.sequences; raises InvalidRequestError for what can never run here. In the caller's thread."""
+        made = self.intake.sequences(request, samples, emit)
         if not self.scheduler.fits_alone(made[0]):
             raise InvalidRequestError(
-                f"A prompt of {len(ready.prompt)} and an answer of up to {ready.max_tokens} tokens do not fit "
+                f"A prompt of {len(made[0].prompt)} and an answer of up to {made[0].max_tokens} tokens do not fit "
                 f"into the {self._limits.bytes // 2**20} MiB for keys and values; lower max_tokens."
             )
         return made
-
-    @property
-    def context_length(self) -> int:
-        return self._renderer.context
-
-    def count_tokens(self, messages: Rows[Mapping[str, Any]]) -> int:
-        return self._renderer.count(messages)
-
-    def register(self, tickets: "list[Ticket]") -> bool:
-        """Take responsibility for tickets; False if the thread has stopped doing so."""
-        with self._lock:
-            if not self._open:
-                return False
-            for ticket in tickets:
-                self._tickets[ticket.sequence.id] = ticket
-                self._inbox.put(ticket)
-            return True
-
-    def _token_bytes(self, token: int) -> bytes:
-        data = self._bytes.get(token)
-        if data is None:
-            low = self._store.tokenizer
-            data = b"" if low.is_special_token(token) else low.decode_bytes([token])
-            self._bytes[token] = data
-        return data
 
     def run(self, closed: Callable[[], bool]) -> str:
         """Serve until `closed()` ("closed") or nothing has come for `idle_seconds` ("idle")."""
@@ -195,9 +129,7 @@ class EngineLoop:
         try:
             first = self._inbox.get(timeout=self._options.idle_seconds)
         except queue.Empty:
-            with self._lock:
-                self._open = bool(self._tickets)
-                return self._open
+            return self.desk.stays_open()
         self._take(first)
         until = time.monotonic() + 8 * self._options.burst_window
         while not closed() and time.monotonic() < until and first is not None:
@@ -220,7 +152,7 @@ class EngineLoop:
                 return
 
     def _take(self, ticket: "Ticket | None") -> None:
-        if ticket is not None and ticket.sequence.id in self._tickets:  # else: one of an earlier life of the thread
+        if ticket is not None and self.desk.knows(ticket.sequence):
             self._entries[ticket.sequence.id] = self.scheduler.add(ticket.sequence)
 
     def _drop_cancelled(self) -> None:
@@ -235,7 +167,7 @@ class EngineLoop:
         if gone:
             self._remove([entry for entry, _ in gone])
             for entry, error in gone:
-                self._resolve(entry, error, cancelled=error is None)
+                self.desk.settle(entry.sequence, error, cancelled=error is None)
 
     def _remove(self, entries: list[Entry]) -> None:
         """Take entries out of queue and rows."""
@@ -315,7 +247,7 @@ class EngineLoop:
         """Fill masks on the CPU while the device computes. A matcher in error fails its own row."""
         if all(row.guide is None for row in rows):
             return None
-        bitmask = np.full((len(rows), self._store.words), -1, dtype=np.int32)
+        bitmask = np.full((len(rows), self.intake.words), -1, dtype=np.int32)
         for index, row in enumerate(rows):
             if isinstance(row.guide, LLGuide):
                 try:
@@ -358,35 +290,7 @@ class EngineLoop:
     def _finish(self, entries: list[Entry], failed: dict[Entry, BaseException] | None = None) -> None:
         self._remove(entries)
         for entry in entries:
-            self._resolve(entry, (failed or {}).get(entry))
-
-    def _resolve(self, entry: Entry, error: BaseException | None, *, cancelled: bool = False) -> None:
-        sequence, stats = entry.sequence, self._stats
-        with self._lock:
-            ticket = self._tickets.pop(sequence.id)
-        stats.tokens_sampled += sequence.sampled
-        stats.tokens_forced += sequence.forced
-        if cancelled:
-            stats.cancelled += 1
-            ticket.future.cancel()
-            return
-        if not ticket.future.set_running_or_notify_cancel():
-            stats.cancelled += 1
-            return
-        if error is not None:
-            stats.failed += 1
-            known = error if isinstance(error, LM15Error) else ServerError(str(error))
-            ticket.future.set_exception(known)
-            return
-        stats.finished += 1
-        stats.total_seconds += time.monotonic() - sequence.arrival
-        if sequence.first_token is not None:
-            stats.first_token_seconds += sequence.first_token - sequence.arrival
-        if isinstance(sequence.guide, LLGuide):
-            stats.guided += 1
-            stats.guided_closed += sequence.guide.cut
-            stats.guided_unfinished += not sequence.guide.complete
-        ticket.future.set_result(sequence)
+            self.desk.settle(entry.sequence, (failed or {}).get(entry))
 
     def _note(self) -> None:
         stats, tree = self._stats, self.scheduler.tree
@@ -401,23 +305,11 @@ class EngineLoop:
         both = {entry.sequence.id for entry in [*self.scheduler.waiting, *self.scheduler.running]}
         assert both == set(self._entries), "an entry is lost or left over"
         assert self._runner.rows == len(self.scheduler.running), "rows and entries differ"
-        with self._lock:
-            assert both <= set(self._tickets), "an entry has no ticket"
-
-    def abandon(self, error: BaseException | None) -> None:
-        """Fail everything that waits or runs, and take nothing more."""
-        with self._lock:
-            self._open = False
-            tickets, self._tickets = list(self._tickets.values()), {}
-        why = "is closed" if error is None else f"has stopped: {error}"
-        for ticket in tickets:
-            if ticket.future.set_running_or_notify_cancel():
-                self._stats.failed += 1
-                ticket.future.set_exception(ServerError(f"The engine {why}."))
+        self.desk.check_integrity(both)
 
     def free(self) -> None:
         """Let go of the model, its caches and every prefix."""
-        del self._runner, self.scheduler, self._model, self._sampler, self._store
+        del self._runner, self.scheduler, self._model, self._sampler, self.intake
         self._entries = {}
         mx.synchronize()
         self._memory.release()
@@ -425,14 +317,3 @@ class EngineLoop:
         self._stats.kv_bytes = self._stats.prefix_bytes = self._stats.prefix_entries = 0
         self._stats.waiting = self._stats.running = 0
         self._stats.active_bytes = mx.get_active_memory()
-
-
-def _context(model: Any, tokenizer: Any) -> int:
-    """The model's context length in tokens, from its configuration, else its tokenizer's."""
-    for owner in (model, getattr(model, "language_model", None)):
-        args = getattr(owner, "args", None)
-        length = getattr(args, "max_position_embeddings", None)
-        if isinstance(length, int) and length > 0:
-            return length
-    length = getattr(tokenizer._tokenizer, "model_max_length", None)
-    return length if isinstance(length, int) and 0 < length < 10**8 else 4096
