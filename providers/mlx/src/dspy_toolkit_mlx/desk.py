@@ -52,8 +52,6 @@ class Desk:
         stats = self._stats
         with self._lock:
             ticket = self._tickets.pop(sequence.id)
-        stats.tokens_sampled += sequence.sampled
-        stats.tokens_forced += sequence.forced
         if cancelled:
             stats.cancelled += 1
             ticket.future.cancel()

@@ -1,8 +1,9 @@
 """Turns requests into sequences, in the callers' threads: tokenizer, chat template and grammars of one model."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 from typing import Any
 
 from dspy.lm15 import Request
@@ -10,7 +11,7 @@ from llguidance.hf import from_tokenizer
 
 from dspy_toolkit.errors import ModelError
 from dspy_toolkit_mlx.grammar import GrammarStore
-from dspy_toolkit_mlx.request import PromptRenderer
+from dspy_toolkit_mlx.request import Prepared, PromptRenderer
 from dspy_toolkit_mlx.sequence import Sequence
 
 __all__ = ["Intake"]
@@ -51,10 +52,12 @@ class Intake:
         """Make a sequence for each (rollout, completion) of a request. Raises `dspy.lm15` errors and GrammarError."""
         ready = self._renderer.prepare(request)
         now = time.monotonic()
+        twin = _twin(ready)
         return [
             Sequence(
                 prompt=ready.prompt,
                 sampling=ready.sample(rollout, completion),
+                twin=twin,
                 max_tokens=ready.max_tokens,
                 token_bytes=self._token_bytes,
                 eos=self._eos,
@@ -81,6 +84,14 @@ class Intake:
             data = b"" if low.is_special_token(token) else low.decode_bytes([token])
             self._bytes[token] = data
         return data
+
+
+def _twin(ready: Prepared) -> Hashable | None:
+    """What an answer follows from when nothing is left to chance: every field but the deadline and the seed."""
+    if ready.sampling.temperature > 0:
+        return None
+    sampling = replace(ready.sampling, seed=0)
+    return ready.prompt, repr(replace(ready, prompt=(), sampling=sampling, deadline=None, seeded=False))
 
 
 def _context(model: Any, tokenizer: Any) -> int:

@@ -78,7 +78,8 @@ class EngineLoop:
         self.scheduler = Scheduler(
             PrefixTree(share, cut=self._runner.cut if self._runner.sliceable else None), self._limits
         )
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[Sequence, Entry] = {}
+        """Everybody who waits for an answer, and whose row gives it."""
         self._suspects: set[int] = set()
         stats.runner, stats.width_limit = self._runner.name, width
 
@@ -152,22 +153,33 @@ class EngineLoop:
                 return
 
     def _take(self, ticket: "Ticket | None") -> None:
-        if ticket is not None and self.desk.knows(ticket.sequence):
-            self._entries[ticket.sequence.id] = self.scheduler.add(ticket.sequence)
+        if ticket is None or not self.desk.knows(ticket.sequence):
+            return
+        sequence = ticket.sequence
+        entry = self._entries[sequence] = self.scheduler.add(sequence)
+        if entry.sequence is not sequence:
+            self._stats.duplicates_joined += 1
+            self._stats.prefill_requested += len(sequence.prompt)
+            self._stats.prefill_shared += len(sequence.prompt)
 
     def _drop_cancelled(self) -> None:
+        """Let go of those who do not wait any longer; a row goes with the last of its riders."""
         now = time.monotonic()
-        gone: list[tuple[Entry, BaseException | None]] = []
-        for entry in self._entries.values():
-            sequence = entry.sequence
-            if sequence.cancelled:
-                gone.append((entry, None))
-            elif sequence.deadline is not None and now > sequence.deadline:
-                gone.append((entry, TimeoutError(f"The request's time ran out after {len(sequence.tokens)} tokens.")))
-        if gone:
-            self._remove([entry for entry, _ in gone])
-            for entry, error in gone:
-                self.desk.settle(entry.sequence, error, cancelled=error is None)
+        over: list[Entry] = []
+        gone = [
+            (rider, entry)
+            for rider, entry in self._entries.items()
+            if rider.cancelled or (rider.deadline is not None and now > rider.deadline)
+        ]
+        for rider, entry in gone:
+            if entry.drop(rider):
+                over.append(entry)
+            del self._entries[rider]
+            done = len(entry.sequence.tokens)
+            error = None if rider.cancelled else TimeoutError(f"The request's time ran out after {done} tokens.")
+            self.desk.settle(rider, error, cancelled=rider.cancelled)
+        if over:
+            self._remove(over)
 
     def _remove(self, entries: list[Entry]) -> None:
         """Take entries out of queue and rows."""
@@ -175,8 +187,9 @@ class EngineLoop:
         rows = [row for row, entry in enumerate(self.scheduler.running) if entry in gone]
         self.scheduler.leave(entries, self._runner.leave(rows) if rows else None)
         for entry in entries:
-            del self._entries[entry.sequence.id]
             self._suspects.discard(entry.sequence.id)
+            self._stats.tokens_sampled += entry.sequence.sampled
+            self._stats.tokens_forced += entry.sequence.forced
 
     def _admit(self) -> None:
         self._limits.rows = 1 if self._suspects else self._stats.width_limit
@@ -190,7 +203,7 @@ class EngineLoop:
             sequence.begin(base.depth)
             if first:
                 sequence.admitted = now
-                self._stats.queue_seconds += now - sequence.arrival
+                self._stats.queue_seconds += sum(now - rider.arrival for rider in entry.riders)
                 self._stats.prefill_requested += len(sequence.prompt)
                 self._stats.prefill_shared += base.depth
             if sequence.finished:
@@ -281,16 +294,19 @@ class EngineLoop:
         if len(entries) == 1:
             self._finish(entries, {entries[0]: ServerError(f"The model failed on this request: {error}")})
             return
-        self.scheduler.leave(entries, self._runner.leave(range(len(entries))))
-        for entry in entries:
-            sequence = entry.sequence
-            self._suspects.add(sequence.id)
-            self._entries[sequence.id] = self.scheduler.add(sequence)
+        self._runner.leave(range(len(entries)))
+        self.scheduler.again(entries)
+        self._suspects.update(entry.sequence.id for entry in entries)
 
     def _finish(self, entries: list[Entry], failed: dict[Entry, BaseException] | None = None) -> None:
         self._remove(entries)
         for entry in entries:
-            self.desk.settle(entry.sequence, (failed or {}).get(entry))
+            error = (failed or {}).get(entry)
+            for rider in entry.riders:
+                del self._entries[rider]
+                if rider is not entry.sequence and error is None:
+                    rider.answer_as(entry.sequence)
+                self.desk.settle(rider, error)
 
     def _note(self) -> None:
         stats, tree = self._stats, self.scheduler.tree
@@ -302,10 +318,11 @@ class EngineLoop:
     def check_integrity(self) -> None:
         """Raise AssertionError unless tickets, entries, rows and prefixes tell the same story."""
         self.scheduler.check_integrity()
-        both = {entry.sequence.id for entry in [*self.scheduler.waiting, *self.scheduler.running]}
-        assert both == set(self._entries), "an entry is lost or left over"
+        entries = [*self.scheduler.waiting, *self.scheduler.running]
+        riders = {rider: entry for entry in entries for rider in entry.riders}
+        assert riders == self._entries, "an entry is lost or left over"
         assert self._runner.rows == len(self.scheduler.running), "rows and entries differ"
-        self.desk.check_integrity(both)
+        self.desk.check_integrity({rider.id for rider in riders})
 
     def free(self) -> None:
         """Let go of the model, its caches and every prefix."""

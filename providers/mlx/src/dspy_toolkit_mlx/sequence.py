@@ -2,8 +2,8 @@
 
 import codecs
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 __all__ = ["Guide", "Sampling", "Sequence", "TextStream", "TokenChoice", "derive"]
@@ -130,12 +130,17 @@ class TextStream:
         return longest
 
 
+_OWN = frozenset({"arrival", "cancelled", "deadline", "emit", "id"})
+"""Fields of a sequence that belong to who asked; the others belong to the answer."""
+
+
 @dataclass(eq=False, kw_only=True)
 class Sequence:
     """A completion. Made by the caller's thread, then owned and changed by the engine thread alone.
 
     `tokens` is the answer so far; `pending` are the tokens at its end (or the prompt's) that the model has not seen.
-    `token_bytes` turns a token into its bytes. `finish_reason` is None while it runs.
+    `token_bytes` turns a token into its bytes. `finish_reason` is None while it runs. Sequences of equal `twin` have
+    the same answer; None is equal to nothing.
     """
 
     prompt: tuple[int, ...]
@@ -149,6 +154,7 @@ class Sequence:
     arrival: float = 0.0
     id: int = field(default_factory=lambda: next(_ids))
     emit: Callable[[str], None] | None = None
+    twin: Hashable | None = None
 
     tokens: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
@@ -173,6 +179,15 @@ class Sequence:
     @property
     def finished(self) -> bool:
         return self.finish_reason is not None
+
+    def answer_as(self, twin: "Sequence") -> None:
+        """Take the finished answer of a twin, whose row this one shared: nothing was computed for it alone."""
+        for item in fields(self):
+            if item.name not in _OWN:
+                setattr(self, item.name, getattr(twin, item.name))
+        self.cached_tokens = len(self.prompt)
+        if self.first_token is not None:
+            self.first_token = max(self.first_token, self.arrival)
 
     def begin(self, covered: int) -> None:
         """Start running: the prefix has `covered` tokens of the prompt; the rest and the forced start are pending."""

@@ -13,8 +13,10 @@ class EngineStats:
 
     Times are sums in seconds over finished requests (divide by `finished`). `prefill_requested` counts the prompt
     tokens of admitted requests, `prefill_computed` those that went through the model, `prefill_shared` those taken
-    from a prefix. `forced_computed` are forced tokens that went through the model; the rest of `tokens_forced` was
-    never computed. `steps` are forward passes over running rows, `prefill_steps` those that only build a prefix.
+    from a prefix or a twin's row. `duplicates_joined` counts requests that shared the row of an equal one that waited
+    or ran (temperature 0); the tokens of such a row are counted once. `forced_computed` are forced tokens that went
+    through the model; the rest of `tokens_forced` was never computed. `steps` are forward passes over running rows,
+    `prefill_steps` those that only build a prefix.
     """
 
     submitted: int = 0
@@ -22,6 +24,7 @@ class EngineStats:
     failed: int = 0
     cancelled: int = 0
     refused: int = 0
+    duplicates_joined: int = 0
     prefill_requested: int = 0
     prefill_computed: int = 0
     prefill_shared: int = 0
