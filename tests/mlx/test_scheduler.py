@@ -8,7 +8,7 @@ from dspy_toolkit_mlx.scheduler import Limits, Scheduler
 from dspy_toolkit_mlx.sequence import Sampling, Sequence, TokenChoice
 
 
-def make(prompt, max_tokens=4, arrival=0.0, twin=None, emit=None):
+def make(prompt, max_tokens=4, arrival=0.0, twin=None, emit=None, turns=()):
     return Sequence(
         prompt=tuple(prompt),
         sampling=Sampling(),
@@ -18,6 +18,7 @@ def make(prompt, max_tokens=4, arrival=0.0, twin=None, emit=None):
         arrival=arrival,
         twin=twin,
         emit=emit,
+        turns=turns,
     )
 
 
@@ -123,6 +124,27 @@ def test_later_requests_reuse_what_is_there():
         assert engine.computed <= alone + 5 * 2 + 2
 
 
+def test_a_prompt_that_comes_first_is_kept_up_to_where_the_next_will_part():
+    for sliceable in (True, False):
+        engine = Pretended(scheduler(sliceable=sliceable))
+        system = list(range(5000, 5300))
+        for candidate in range(3):
+            demos = list(range(candidate * 1000, candidate * 1000 + 200))
+            for i in range(6):
+                engine.scheduler.add(make([*system, *demos, *range(9000 + i * 30, 9020 + i * 30)], turns=(300, 500)))
+                engine.run()
+        assert engine.computed == 300 + 3 * 200 + 18 * 20
+
+
+def test_prompts_that_share_nothing_are_not_computed_one_after_another():
+    for sliceable in (True, False):
+        engine = Pretended(scheduler(sliceable=sliceable))
+        for i in range(32):
+            engine.scheduler.add(make(range(i * 1000, i * 1000 + 200), turns=(100,)))
+        engine.run()
+        assert engine.steps == 4
+
+
 def test_nobody_starves_while_a_popular_prefix_keeps_coming():
     engine = Pretended(scheduler(rows=2, age=5.0))
     popular = list(range(300))
@@ -139,11 +161,17 @@ def test_nobody_starves_while_a_popular_prefix_keeps_coming():
 
 
 def test_bytes_bound_the_rows_and_idle_prefixes_make_room():
-    engine = Pretended(scheduler(bytes=2000, bytes_per_token=10, tree_bytes=1000))
-    for i in range(6):
+    engine = Pretended(scheduler(bytes=2000, bytes_per_token=10, tree_bytes=1200))
+    for i in range(3):
+        engine.scheduler.add(make([*range(i * 100, i * 100 + 40)], max_tokens=20))
+        engine.run()
+    kept = engine.scheduler.tree.entries
+    assert kept == 3
+    assert engine.scheduler.tree.evictions == 0
+    for i in range(3, 9):
         engine.scheduler.add(make([*range(i * 100, i * 100 + 40)], max_tokens=20))
     engine.run()
-    assert len(engine.finished) == 6
+    assert len(engine.finished) == 9
     assert 1 < engine.peak < 6
     assert engine.scheduler.tree.evictions > 0
 
@@ -219,7 +247,7 @@ def test_whatever_arrives_is_finished_or_cancelled_exactly_once(requests, slicea
     entries, cancelled = [], set()
     for family, shared, own, count, turns in requests:
         prompt = [*range(family * 1000, family * 1000 + shared), *[own] * (own + 1)]
-        sequence = make(prompt, count)
+        sequence = make(prompt, count, turns=(shared,))
         if not s.fits_alone(sequence):
             continue
         entries.append(s.add(sequence))

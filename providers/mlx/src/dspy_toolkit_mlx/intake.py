@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from dspy.lm15 import Request
@@ -15,6 +16,10 @@ from dspy_toolkit_mlx.request import Prepared, PromptRenderer
 from dspy_toolkit_mlx.sequence import Sequence
 
 __all__ = ["Intake"]
+
+
+TURN = 16
+"""Ordinary tokens that a message must have to be one: a role's name and the beginning of an answer have fewer."""
 
 
 class Intake:
@@ -37,6 +42,8 @@ class Intake:
         self._store.closers()
         self.words = self._store.words
         self._bytes: dict[int, bytes] = {}
+        added = tokenizer._tokenizer.added_tokens_decoder
+        self._special = frozenset(token for token, how in added.items() if how.special)
         backend = tokenizer._tokenizer.backend_tokenizer
         self._renderer = PromptRenderer(
             tokenizer.apply_chat_template,
@@ -52,12 +59,13 @@ class Intake:
         """Make a sequence for each (rollout, completion) of a request. Raises `dspy.lm15` errors and GrammarError."""
         ready = self._renderer.prepare(request)
         now = time.monotonic()
-        twin = _twin(ready)
+        twin, turns = _twin(ready), self._turns(ready.prompt)
         return [
             Sequence(
                 prompt=ready.prompt,
                 sampling=ready.sample(rollout, completion),
                 twin=twin,
+                turns=turns,
                 max_tokens=ready.max_tokens,
                 token_bytes=self._token_bytes,
                 eos=self._eos,
@@ -69,6 +77,16 @@ class Intake:
             )
             for rollout, completion in samples
         ]
+
+    def _turns(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        """Where the messages of a prompt begin, told by the special tokens that chat templates put between them.
+
+        The first of them ends what all calls of a program share, the last what all its calls with the same
+        demonstrations do.
+        """
+        marks = [index + 1 for index, token in enumerate(prompt) if token in self._special]
+        starts = [start for start, end in pairwise([*marks, len(prompt)]) if end - start > TURN]
+        return tuple(sorted({*starts[1:2], *starts[-1:]}))
 
     @property
     def context_length(self) -> int:

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 GAIN = 64
 """Tokens that sharing must save (length times the other prompts that came through) before a prefix is built for it."""
 ALONE = 32
-"""Tokens from which a prompt that shares nothing yet is kept for those to come, where states can be cut."""
+"""Tokens from which what is new in a prompt is kept for those to come."""
+CROWD = 4
+"""Branches at a fork from which on they tell what the next will be: if most were taken once, it will be too."""
 
 
 @dataclass(kw_only=True)
@@ -121,7 +123,7 @@ class Scheduler:
         """
         entry = None if sequence.twin is None else self._twins.get(sequence.twin)
         if entry is None:
-            entry = Entry(sequence, self.tree.insert(sequence.prompt[:-1]))
+            entry = Entry(sequence, self._insert(sequence))
             if sequence.twin is not None:
                 self._twins[sequence.twin] = entry
             self._queue(entry)
@@ -134,10 +136,17 @@ class Scheduler:
             assert entry.base is not None
             self.tree.unpin(entry.base)
             entry.base = None
-            entry.leaf = self.tree.insert(entry.sequence.prompt[:-1])
+            entry.leaf = self._insert(entry.sequence)
             self._queue(entry)
         gone = set(entries)
         self.running = [entry for entry in self.running if entry not in gone]
+
+    def _insert(self, sequence: Sequence) -> Node:
+        leaf = self.tree.insert(sequence.prompt[:-1])
+        for turn in [] if self.tree.sliceable else sequence.turns:
+            if ALONE <= turn <= leaf.depth:
+                self.tree.at(leaf, turn).turn = True
+        return leaf
 
     def _queue(self, entry: Entry) -> None:
         self.tree.hold(entry.leaf)
@@ -257,33 +266,47 @@ class Scheduler:
     def _ready(self, entry: Entry) -> bool:
         """Whether the state that the entry should run behind exists; decides which that is."""
         if entry.version != self._version:
-            entry.target = self._target(entry.leaf)
+            entry.target = self._target(entry)
             entry.version = self._version
         assert entry.target is not None
         return self.tree.covered(entry.target) is entry.target
 
-    def _target(self, leaf: Node) -> Node:
+    def _target(self, entry: Entry) -> Node:
+        leaf = entry.leaf
         covered = self.tree.covered(leaf)
         path = list(leaf.path())
         best = path[-1]
         for node in reversed(path[:-1]):
             if node.seen >= 2 and (node.depth - best.depth) * (node.seen - 1) >= GAIN:
                 best = node
-        if covered.depth - best.depth >= GAIN:
+        # Rows behind one prefix share its attention, so where states can be cut a few tokens are not worth a split.
+        if covered.depth - best.depth >= (GAIN if self.tree.sliceable else 1):
             best = covered
-        rest = leaf.depth - max(best.depth, covered.depth)
-        alone = best.depth == 0 and self.tree.sliceable and rest >= ALONE
-        return leaf if alone or rest > self.limits.chunk else best
+        have = max(best, covered, key=lambda node: node.depth)
+        if leaf.depth - have.depth > self.limits.chunk:
+            return leaf
+        crowded = have.loners >= CROWD and 2 * have.loners > len(have.children)
+        return best if crowded else self._for_others(entry, best, have)
+
+    def _for_others(self, entry: Entry, best: Node, have: Node) -> Node:
+        """What to keep of a prompt that is the first of its kind: all of it if that can be cut, else up to a turn."""
+        leaf = entry.leaf
+        turn = max((turn for turn in entry.sequence.turns if turn <= leaf.depth), default=0)
+        new = turn - have.depth >= ALONE
+        if self.tree.sliceable:
+            return leaf if new or (have.depth == 0 and leaf.depth >= ALONE) else best
+        return self.tree.at(leaf, turn) if new else best
 
     def _stop(self, target: Node) -> Node:
-        """Where to stop on the way to `target`: where others part who will want a state that cannot be cut."""
+        """Where to stop on the way to `target`: where others part, or may, who want a state that cannot be cut."""
         if self.tree.sliceable:
             return target
         covered = self.tree.covered(target)
         path = list(target.path())
         path = path[: path.index(covered)]
         for node, below in zip(path[:0:-1], path[-2::-1], strict=True):  # downwards
-            if (node.depth - covered.depth) * (node.seen - below.seen) >= GAIN:
+            parting = (node.depth - covered.depth) * (node.seen - below.seen) >= GAIN
+            if parting or (node.turn and node.depth - covered.depth >= ALONE):
                 return node
         return target
 

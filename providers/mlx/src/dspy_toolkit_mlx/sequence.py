@@ -140,7 +140,8 @@ class Sequence:
 
     `tokens` is the answer so far; `pending` are the tokens at its end (or the prompt's) that the model has not seen.
     `token_bytes` turns a token into its bytes. `finish_reason` is None while it runs. Sequences of equal `twin` have
-    the same answer; None is equal to nothing.
+    the same answer; None is equal to nothing. `turns` are places in the prompt where messages begin: prompts to come
+    are likely to part from this one there.
     """
 
     prompt: tuple[int, ...]
@@ -155,6 +156,7 @@ class Sequence:
     id: int = field(default_factory=lambda: next(_ids))
     emit: Callable[[str], None] | None = None
     twin: Hashable | None = None
+    turns: tuple[int, ...] = ()
 
     tokens: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
