@@ -5,13 +5,13 @@ taken before it is known where prompts will part, so they are taken where messag
 the fork is computed again for the first prompt.
 """
 
-import os
 import string
 
 import pytest
 from dspy.lm15 import Config, Message, Request
 
 from dspy_toolkit_mlx.engine import MLXEngine
+from dspy_toolkit_mlx.prefix import common
 
 SYSTEM = "Your input fields are question and context. Your output field is answer. Be brief and correct. " * 9
 FACTORS = {"llama": 1.02, "gemma3": 1.02, "mamba2": 1.03, "lfm2": 1.03}
@@ -33,7 +33,7 @@ def least(prompts):
     """Nodes of the prompts' trie: sorted, each adds what the one before does not begin with."""
     total, previous = 0, ()
     for prompt in sorted(prompts):
-        total += len(prompt) - len(os.path.commonprefix([previous, prompt]))
+        total += len(prompt) - common(previous, prompt)
         previous = prompt
     return total
 
