@@ -14,7 +14,7 @@ sums, which is exact.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -71,7 +71,21 @@ class Plan:
         self.single = self.size == rows
         self._blocks(count, starts, np.array(tails))
         self._groups(row_of, bases, prefixes)
-        self._windows: dict[tuple[int, int | None], mx.array] = {}
+        self._windows: dict[tuple[int | str, int | None], mx.array] = {}
+
+    def next(self) -> "Plan":
+        """The plan of the step after this one, when each row had and has one token and the rows are the same.
+
+        Nothing is counted or copied to the device again: where tokens go moves on by one.
+        """
+        plan = object.__new__(Plan)
+        plan.__dict__.update(self.__dict__)
+        plan.positions, plan.offsets = self.positions + 1, self.offsets + 1
+        plan.columns = self.columns + 1
+        (block,) = self.blocks
+        plan.blocks = [replace(block, reach=block.reach + 1, columns=plan.columns)]
+        plan._windows = {}
+        return plan
 
     def _blocks(self, count: np.ndarray, starts: np.ndarray, tails: np.ndarray) -> None:
         self.blocks: list[_Block] = []
@@ -138,6 +152,13 @@ class Plan:
             if window is not None:
                 mask = mask & (columns > block.reach - window)
             self._windows[key] = mask
+        return self._windows[key]
+
+    def tail_bias(self, window: int | None) -> mx.array:
+        """As `tail_mask` of the only block, to be added to scores."""
+        key = ("bias", window)
+        if key not in self._windows:
+            self._windows[key] = mx.where(self.tail_mask(0, window), 0.0, -1e30)
         return self._windows[key]
 
     def prefix_mask(self, group: PrefixGroup, window: int) -> mx.array:
@@ -217,6 +238,8 @@ class FlatLayer:
         flat = queries[:, :, 0]
         if not plan.groups and sinks is None:
             return self._tails_only(flat, scale)[:, :, None]
+        if plan.single and plan.one_group and sinks is None and self.window is None:
+            return self._one_group(flat, scale)
         tail, top, total = self._tails(flat * scale)
         if plan.groups:
             out, peak, mass = self._prefixes(flat * scale)
@@ -256,6 +279,31 @@ class FlatLayer:
             queries = self._block_queries(flat, block)
             parts.append(mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask))
         return self._order(parts)
+
+    def _one_group(self, flat: mx.array, scale: float) -> mx.array:
+        """One token a row, all rows behind one prefix: the step that is taken most often, in fewer operations."""
+        plan = self.plan
+        assert plan is not None
+        assert self.keys is not None
+        assert self.values is not None
+        old_keys, old_values = plan.groups[0].prefix[self.layer]
+        rows, heads, size = flat.shape
+        kinds = old_keys.shape[1]
+        lined = (flat * scale).reshape(rows, kinds, -1, size)
+        apart = lined.swapaxes(0, 1).reshape(kinds, -1, size)
+        old = (apart @ old_keys[0].swapaxes(-1, -2)).astype(mx.float32)
+        new = lined @ self.keys[:rows, :, : plan.columns].swapaxes(-1, -2) + plan.tail_bias(None)
+
+        def by_row(part: mx.array) -> mx.array:
+            return part.reshape(kinds, rows, -1, part.shape[-1]).swapaxes(0, 1)
+
+        top = mx.maximum(by_row(old.max(axis=-1, keepdims=True)), new.max(axis=-1, keepdims=True))
+        old = mx.exp(old - top.swapaxes(0, 1).reshape(kinds, -1, 1))
+        new = mx.exp(new - top)
+        total = by_row(old.sum(axis=-1, keepdims=True)) + new.sum(axis=-1, keepdims=True)
+        out = by_row(old.astype(flat.dtype) @ old_values[0])
+        out = out + new.astype(flat.dtype) @ self.values[:rows, :, : plan.columns]
+        return (out / total).astype(flat.dtype).reshape(rows, heads, 1, -1)
 
     def _tails(self, flat: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         plan = self.plan

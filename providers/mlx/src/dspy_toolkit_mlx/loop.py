@@ -26,7 +26,7 @@ from dspy_toolkit_mlx.prefix import PrefixTree
 from dspy_toolkit_mlx.runner import state_arrays
 from dspy_toolkit_mlx.sampler import Sampler
 from dspy_toolkit_mlx.scheduler import Entry, Limits, Scheduler
-from dspy_toolkit_mlx.sequence import Sequence
+from dspy_toolkit_mlx.sequence import Sequence, TokenChoice
 from dspy_toolkit_mlx.stats import EngineStats
 
 if TYPE_CHECKING:
@@ -232,14 +232,29 @@ class EngineLoop:
         pending = [row.pending for row in rows]
         failed: dict[int, BaseException] = {}
         try:
-            logits = self._runner.step(pending)
-            mx.async_eval(logits, *self._runner.arrays())
+            logits = self._forward(pending)
             bitmask = self._masks(rows, failed)
-            choices = self._sampler.choose(logits, rows, bitmask)
+            picked = self._sampler.pick(logits, rows, bitmask)
+            choices = self._sampler.read(picked, rows)
         except (RuntimeError, ValueError, MemoryError) as error:
             self._recover(error)
             return
         self._count(rows, pending)
+        over = self._accept(entries, choices, failed)
+        self._stats.step_seconds += time.monotonic() - started
+        if over:
+            self._finish(over, {entries[index]: error for index, error in failed.items()})
+
+    def _forward(self, pending: list[list[int]]) -> mx.array:
+        """Set the device to work on a step's logits."""
+        logits = self._runner.step(pending)
+        mx.async_eval(logits, *self._runner.arrays())
+        return logits
+
+    def _accept(
+        self, entries: list[Entry], choices: list[TokenChoice], failed: dict[int, BaseException]
+    ) -> list[Entry]:
+        """Hand the chosen tokens to their sequences; returns the rows that are at their end."""
         over = []
         for index, (entry, choice) in enumerate(zip(entries, choices, strict=True)):
             sequence = entry.sequence
@@ -252,9 +267,7 @@ class EngineLoop:
                     failed[index] = error
             if index in failed or sequence.finished:
                 over.append(entry)
-        self._stats.step_seconds += time.monotonic() - started
-        if over:
-            self._finish(over, {entries[index]: error for index, error in failed.items()})
+        return over
 
     def _masks(self, rows: list[Sequence], failed: dict[int, BaseException]) -> NDArray[np.int32] | None:
         """Fill masks on the CPU while the device computes. A matcher in error fails its own row."""

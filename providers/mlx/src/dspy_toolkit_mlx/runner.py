@@ -141,6 +141,8 @@ class FlatRunner:
         self._tails: list[int] = []
         self._bases: list[int] = []
         self._prefixes: list[list[Any] | None] = []
+        self._plan: Plan | None = None
+        """The last step's, unless rows have come or gone since."""
 
     @property
     def rows(self) -> int:
@@ -172,6 +174,7 @@ class FlatRunner:
         return self.size(self.extend(None, [0])), 0
 
     def join(self, states: Rows[tuple[Any, int]]) -> None:
+        self._plan = None
         for state, length in states:
             self._tails.append(0)
             self._bases.append(length)
@@ -179,7 +182,11 @@ class FlatRunner:
 
     def step(self, pending: Rows[Rows[int]]) -> mx.array:
         lengths = [len(tokens) for tokens in pending]
-        plan = Plan(lengths, self._tails, self._bases, self._prefixes)
+        if self._plan is not None and self._plan.single and sum(lengths) == len(lengths):
+            plan = self._plan.next()
+        else:
+            plan = Plan(lengths, self._tails, self._bases, self._prefixes)
+        self._plan = plan
         for layer in self._layers:
             layer.plan = plan
         tokens = mx.array([token for row in pending for token in row])[:, None]
@@ -188,6 +195,7 @@ class FlatRunner:
         return logits
 
     def leave(self, rows: Rows[int]) -> list[int]:
+        self._plan = None
         gone = set(rows)
         left = self.rows - len(gone)
         holes = [row for row in sorted(gone) if row < left]

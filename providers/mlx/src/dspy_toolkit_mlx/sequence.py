@@ -107,12 +107,12 @@ class TextStream:
         if self.stopped:
             return ""
         self._held += self._decoder.decode(data, final)
-        cut = min((at for s in self._stop if (at := self._held.find(s)) >= 0), default=-1)
+        cut = min((at for s in self._stop if (at := self._held.find(s)) >= 0), default=-1) if self._stop else -1
         if cut >= 0:
             self.stopped = True
             out, self._held = self._held[:cut], ""
         else:
-            keep = 0 if final else self._doubtful()
+            keep = self._doubtful() if self._stop and not final else 0
             at = len(self._held) - keep
             out, self._held = self._held[:at], self._held[at:]
         if out:
