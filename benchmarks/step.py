@@ -4,8 +4,8 @@
     python benchmarks/step.py --width 8 --layers 30 --json
     python benchmarks/step.py --profile grammar      # cProfile of the engine's thread in that case
 
-Three cases: greedy without a grammar, sampled with seeds without one, and a chat format as grammar. Only steps in which
-all rows run are counted; a figure is the median over them. They are processor time of the engine's thread, so neighbours
+Three cases: greedy and sampled with seeds without a grammar, and a chat format as grammar. Only steps in which all rows
+run are counted; a figure is the median over them. They are processor time of the engine's thread, so neighbours
 on the machine do not count, nor does waiting: `handover` is what it costs to give MLX the graph, `overhead` the sum of
 the parts, `step` the whole on the clock, the device's work included. `masks` run while the device computes.
 """

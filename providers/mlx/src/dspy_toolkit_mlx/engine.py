@@ -55,8 +55,9 @@ class MLXEngine:
     `max_rows` requests run at once; `max_kv_bytes` bounds keys, values and prefixes (default: read from the machine).
     `max_context` overrides the model's own context length. `default_max_tokens` applies to requests without one.
     `deterministic` runs one row at a time, so that a text never depends on its neighbours, not even in the last bit.
-    `idle_seconds` unloads the model after so long without a request (None: never). `check` runs `check_integrity`
-    after every step (for tests).
+    `idle_seconds` unloads the model after so long without a request (None: never). With `prefix_disk_bytes` above 0,
+    long prefixes that many requests shared are kept on disk for other processes, up to so many bytes. `check` runs
+    `check_integrity` after every step (for tests).
 
     Thread-safe. Raises `dspy.lm15` errors from requests and ModelError from `start`.
     """
@@ -83,6 +84,7 @@ class MLXEngine:
         burst_window: float = 0.002,
         deterministic: bool = False,
         idle_seconds: float | None = None,
+        prefix_disk_bytes: int = 0,
         check: bool = False,
     ):
         self.name = name
@@ -94,6 +96,7 @@ class MLXEngine:
             prefill_chunk=prefill_chunk,
             burst_window=burst_window,
             idle_seconds=idle_seconds,
+            prefix_disk_bytes=prefix_disk_bytes,
             check=check,
         )
         self._load = load

@@ -17,6 +17,7 @@ from dspy.lm15 import InvalidRequestError, Request, ServerError, TimeoutError
 from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError
+from dspy_toolkit_mlx.conversion import cache_directory
 from dspy_toolkit_mlx.desk import Desk, Inbox
 from dspy_toolkit_mlx.grammar import LLGuide
 from dspy_toolkit_mlx.intake import Intake
@@ -25,8 +26,9 @@ from dspy_toolkit_mlx.parity import checked_runner
 from dspy_toolkit_mlx.prefix import PrefixTree
 from dspy_toolkit_mlx.runner import state_arrays
 from dspy_toolkit_mlx.sampler import Sampler
-from dspy_toolkit_mlx.scheduler import Entry, Limits, Scheduler
+from dspy_toolkit_mlx.scheduler import Build, Entry, Limits, Scheduler
 from dspy_toolkit_mlx.sequence import Sequence, TokenChoice
+from dspy_toolkit_mlx.shelf import PrefixShelf
 from dspy_toolkit_mlx.stats import EngineStats
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ CLEAR_EVERY = 512
 """Steps between two releases of MLX's buffer cache; without them it keeps one buffer of every size it has seen."""
 
 
+PAUSE = 0.5
+"""Seconds without a request after which prefixes are written to disk."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """See MLXEngine for the meaning of each."""
@@ -51,6 +57,7 @@ class EngineOptions:
     prefill_chunk: int
     burst_window: float
     idle_seconds: float | None
+    prefix_disk_bytes: int
     check: bool
 
 
@@ -82,6 +89,9 @@ class EngineLoop:
         """Everybody who waits for an answer, and whose row gives it."""
         self._suspects: set[int] = set()
         stats.runner, stats.width_limit = self._runner.name, width
+        self._shelf: PrefixShelf | None = None
+        if options.prefix_disk_bytes:
+            self._shelf = PrefixShelf(cache_directory() / "prefixes", options.prefix_disk_bytes, model, self._runner)
 
     def _measure(self, width: int) -> Limits:
         per_token, per_row = self._runner.footprint()
@@ -118,7 +128,13 @@ class EngineLoop:
                 self._step()
             if self._options.check:
                 self.check_integrity()
+        self._keep(lambda: True)
         return "closed"
+
+    def _keep(self, go_on: Callable[[], bool]) -> None:
+        """Write prefixes to disk, one after another while nobody comes."""
+        while self._shelf is not None and go_on() and self._shelf.keep_one(self.scheduler.tree):
+            self._stats.prefixes_kept += 1
 
     @property
     def _busy(self) -> bool:
@@ -128,7 +144,7 @@ class EngineLoop:
         """Wait for a first request, then for its burst: as long as others follow within the window."""
         self._rest()
         try:
-            first = self._inbox.get(timeout=self._options.idle_seconds)
+            first = self._first()
         except queue.Empty:
             return self.desk.stays_open()
         self._take(first)
@@ -139,6 +155,16 @@ class EngineLoop:
             except queue.Empty:
                 break
         return True
+
+    def _first(self) -> "Ticket | None":
+        """The next ticket. What is kept on disk is written in a pause that is more than one between two bursts."""
+        idle = self._options.idle_seconds
+        if self._shelf is not None:
+            try:
+                return self._inbox.get(timeout=min(PAUSE, idle or PAUSE))
+            except queue.Empty:
+                self._keep(self._inbox.empty)
+        return self._inbox.get(timeout=idle)
 
     def _rest(self) -> None:
         """Nothing runs: give buffers back and note what is held."""
@@ -214,7 +240,7 @@ class EngineLoop:
     def _build(self) -> None:
         """Compute one chunk of the prefix that somebody waits for."""
         build = self.scheduler.next_build(time.monotonic())
-        if build is None:
+        if build is None or self._fetch(build):
             return
         tokens = build.chunk(self._limits.chunk)
         state = self._runner.extend(build.state, tokens)
@@ -224,6 +250,18 @@ class EngineLoop:
         self._stats.prefill_shared -= len(tokens)
         self.scheduler.built(build, state, build.done + len(tokens), self._runner.size(state))
         mx.clear_cache()
+
+    def _fetch(self, build: Build) -> bool:
+        """Take what is begun from disk, if there is more of it than here."""
+        if self._shelf is None or build.done > build.source.depth:
+            return False
+        length = self._shelf.longest(build.tokens, build.done)
+        state = self._shelf.take(build.tokens[:length]) if length else None
+        if state is None:
+            return False
+        self._stats.prefixes_read += 1
+        self.scheduler.found(build, length, state, self._runner.size(state))
+        return True
 
     def _step(self) -> None:
         started = time.monotonic()
@@ -339,7 +377,7 @@ class EngineLoop:
 
     def free(self) -> None:
         """Let go of the model, its caches and every prefix."""
-        del self._runner, self.scheduler, self._model, self._sampler, self.intake
+        del self._runner, self.scheduler, self._model, self._sampler, self.intake, self._shelf
         self._entries = {}
         mx.synchronize()
         self._memory.release()

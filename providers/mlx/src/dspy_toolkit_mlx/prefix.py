@@ -159,6 +159,12 @@ class PrefixTree:
             node = next(child for child in node.children.values() if child.states > 0)
         return node
 
+    def shared(self, seen: int, depth: int) -> list[Node]:
+        """Nodes that hold a state, of at least `depth` tokens and so many prompts, the shortest first."""
+        return sorted(
+            (node for node in self._held if node.seen >= seen and node.depth >= depth), key=lambda node: node.depth
+        )
+
     def store(self, node: Node, state: Any, size: int) -> None:
         """Keep a state of `size` bytes at `node`, replacing one that is there. Does not evict: call `trim`."""
         if node.state is None:

@@ -9,13 +9,14 @@ thread; nothing is computed until the arrays that come back are evaluated.
 """
 
 import copy
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models.base import create_causal_mask
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache, make_prompt_cache
 
 from dspy_toolkit_mlx.attention import FlatLayer, Plan, hook
 
@@ -41,6 +42,17 @@ class Runner(Protocol):
 
     def size(self, state: Any) -> int:
         """Bytes that a state holds."""
+        ...
+
+    def pack(self, state: Any) -> dict[str, mx.array]:
+        """A state as named arrays; those named `*.keys` and `*.values` have the tokens on their third axis.
+
+        Raises TypeError if a state of this model cannot be written down.
+        """
+        ...
+
+    def unpack(self, arrays: Mapping[str, mx.array]) -> Any:
+        """The state that was packed."""
         ...
 
     def join(self, states: Rows[tuple[Any, int]]) -> None:
@@ -173,6 +185,16 @@ class FlatRunner:
     def footprint(self) -> tuple[int, int]:
         return self.size(self.extend(None, [0])), 0
 
+    def pack(self, state: Any) -> dict[str, mx.array]:
+        return {
+            f"{layer}.{name}": array
+            for layer, pair in enumerate(state)
+            for name, array in zip(("keys", "values"), pair, strict=True)
+        }
+
+    def unpack(self, arrays: Mapping[str, mx.array]) -> Any:
+        return [(arrays[f"{layer}.keys"], arrays[f"{layer}.values"]) for layer in range(len(self._layers))]
+
     def join(self, states: Rows[tuple[Any, int]]) -> None:
         self._plan = None
         for state, length in states:
@@ -265,6 +287,31 @@ class PaddedRunner:
         keyed = [part for part in parts if getattr(part, "keys", None) is not None]
         per_token = sum((part.keys.nbytes + part.values.nbytes) // part.keys.shape[2] for part in keyed)
         return per_token, sum(part.nbytes for part in parts if part not in keyed)
+
+    def pack(self, state: Any) -> dict[str, mx.array]:
+        packed: dict[str, mx.array] = {}
+        for layer, cache in enumerate(state):
+            if type(cache) is KVCache:
+                keys, values = cache.keys_and_values()
+                packed |= {f"{layer}.keys": keys, f"{layer}.values": values}
+            elif type(cache) is ArraysCache:
+                parts: list[Any] = cache.cache
+                for index, part in enumerate(parts):
+                    if part is not None:
+                        packed[f"{layer}.{index}"] = part
+            else:
+                raise TypeError(f"{type(cache).__name__} cannot be written down")
+        return packed
+
+    def unpack(self, arrays: Mapping[str, mx.array]) -> Any:
+        caches = make_prompt_cache(self._model)
+        for layer, cache in enumerate(caches):
+            if type(cache) is KVCache:
+                cache.keys, cache.values = arrays[f"{layer}.keys"], arrays[f"{layer}.values"]
+                cache.offset = cache.keys.shape[2]
+            else:
+                cache.cache = [arrays.get(f"{layer}.{index}") for index in range(len(cache.cache))]
+        return caches
 
     def join(self, states: Rows[tuple[Any, int]]) -> None:
         for state, _ in states:

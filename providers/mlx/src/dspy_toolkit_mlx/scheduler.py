@@ -213,6 +213,13 @@ class Scheduler:
             self.tree.trim()
             self.tree.unpin(build.node)
 
+    def found(self, build: Build, depth: int, state: Any, size: int) -> None:
+        """Store a state of the first `depth` tokens of what is to be built, which was found elsewhere."""
+        node = self.tree.at(build.node, depth)
+        self.abandon()
+        self.tree.store(node, state, size)
+        self._version += 1
+
     def abandon(self) -> None:
         """Forget the prefix that is being built."""
         if self.build is not None:

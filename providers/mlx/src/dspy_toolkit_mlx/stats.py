@@ -16,7 +16,7 @@ class EngineStats:
     from a prefix or a twin's row. `duplicates_joined` counts requests that shared the row of an equal one that waited
     or ran (temperature 0); the tokens of such a row are counted once. `forced_computed` are forced tokens that went
     through the model; the rest of `tokens_forced` was never computed. `steps` are forward passes over running rows,
-    `prefill_steps` those that only build a prefix.
+    `prefill_steps` those that only build a prefix. `prefixes_read` were taken from disk, `prefixes_kept` written there.
     """
 
     submitted: int = 0
@@ -44,6 +44,8 @@ class EngineStats:
     kv_bytes: int = 0
     prefix_bytes: int = 0
     prefix_entries: int = 0
+    prefixes_read: int = 0
+    prefixes_kept: int = 0
     evictions: int = 0
     active_bytes: int = 0
     peak_bytes: int = 0
