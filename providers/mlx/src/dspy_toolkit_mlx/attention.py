@@ -14,160 +14,15 @@ sums, which is exact.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from mlx_lm.models import base
+from mlx_lm.models import activations, base
 
-__all__ = ["FlatLayer", "Plan", "PrefixGroup", "hook"]
+from dspy_toolkit_mlx import host
+from dspy_toolkit_mlx.plan import Block, Plan
 
-SHORT = 16
-"""Rows with at most this many tokens in a step are padded together for attention over tails; longer ones apart."""
-
-
-@dataclass(slots=True)
-class PrefixGroup:
-    """Tokens of a step (indices, or None for all) whose rows share a prefix of `length` tokens."""
-
-    prefix: list[Any]
-    length: int
-    tokens: mx.array | None
-
-
-@dataclass(slots=True)
-class _Block:
-    """Rows whose tails are attended to together: queries padded to `width` tokens a row."""
-
-    gather: mx.array | None
-    rows: mx.array | None
-    width: int
-    count: int
-    reach: mx.array
-    columns: int
-
-
-class Plan:
-    """Where the tokens of one step belong. Built once per step, used by every layer.
-
-    `lengths`, `tails`, `bases`: per row, the tokens of this step, those already in its tail, those in its prefix.
-    """
-
-    def __init__(self, lengths: list[int], tails: list[int], bases: list[int], prefixes: list[list[Any] | None]):
-        rows = len(lengths)
-        count = np.array(lengths)
-        row_of = np.repeat(np.arange(rows), count)
-        starts = np.cumsum(count) - count
-        inside = np.arange(len(row_of)) - starts[row_of]
-        position = np.array(tails)[row_of] + inside
-        self.size = len(row_of)
-        self.rows = rows
-        self.slots = mx.array(row_of)
-        self.positions = mx.array(position)
-        self.offsets = mx.array(position + np.array(bases)[row_of])
-        self.last = mx.array(starts + count - 1)
-        self.columns = int((np.array(tails) + count).max())
-        self.single = self.size == rows
-        self._blocks(count, starts, np.array(tails))
-        self._groups(row_of, bases, prefixes)
-        self._windows: dict[tuple[int | str, int | None], mx.array] = {}
-
-    def next(self) -> "Plan":
-        """The plan of the step after this one, when each row had and has one token and the rows are the same.
-
-        Nothing is counted or copied to the device again: where tokens go moves on by one.
-        """
-        plan = object.__new__(Plan)
-        plan.__dict__.update(self.__dict__)
-        plan.positions, plan.offsets = self.positions + 1, self.offsets + 1
-        plan.columns = self.columns + 1
-        (block,) = self.blocks
-        plan.blocks = [replace(block, reach=block.reach + 1, columns=plan.columns)]
-        plan._windows = {}
-        return plan
-
-    def _blocks(self, count: np.ndarray, starts: np.ndarray, tails: np.ndarray) -> None:
-        self.blocks: list[_Block] = []
-        self.order: mx.array | None = None
-        if self.single:
-            reach = mx.array(tails)[:, None, None, None]
-            self.blocks.append(_Block(None, None, 1, self.rows, reach, self.columns))
-            return
-        short = count <= SHORT
-        order = np.zeros(self.size, dtype=np.int64)
-        filled = 0
-        for rows, everyone in ((np.nonzero(short)[0], True), (np.nonzero(~short)[0], False)):
-            if not len(rows):
-                continue
-            width = int(count[rows].max())
-            lines = np.arange(self.rows) if everyone else rows
-            gather = starts[lines][:, None] + np.arange(width)[None, :]
-            real = np.arange(width)[None, :] < np.where(np.isin(lines, rows), count[lines], 0)[:, None]
-            order[gather[real]] = filled + np.nonzero(real.ravel())[0]
-            filled += real.size
-            reach = tails[lines][:, None] + np.arange(width)[None, :]
-            self.blocks.append(
-                _Block(
-                    gather=mx.array(np.where(real, gather, 0)),
-                    rows=None if everyone else mx.array(lines),
-                    width=width,
-                    count=len(lines),
-                    reach=mx.array(reach)[:, None, :, None],
-                    columns=int((tails + count)[rows].max()),
-                )
-            )
-        self.order = mx.array(order)
-
-    def _groups(self, row_of: np.ndarray, bases: list[int], prefixes: list[list[Any] | None]) -> None:
-        numbers: dict[int, int] = {}
-        of_row = [-1 if prefix is None else numbers.setdefault(id(prefix), len(numbers)) for prefix in prefixes]
-        self.groups: list[PrefixGroup] = []
-        self.group_order: mx.array | None = None
-        self.one_group = len(numbers) == 1 and -1 not in of_row
-        of_token = None if self.one_group or not numbers else np.array(of_row)[row_of]
-        order = np.zeros(self.size, dtype=np.int64)
-        filled = 1
-        for number in numbers.values():
-            row = of_row.index(number)
-            prefix = prefixes[row]
-            assert prefix is not None
-            if of_token is None:
-                self.groups.append(PrefixGroup(prefix, bases[row], None))
-                return
-            tokens = np.nonzero(of_token == number)[0]
-            self.groups.append(PrefixGroup(prefix, bases[row], mx.array(tokens)))
-            order[tokens] = filled + np.arange(len(tokens))
-            filled += len(tokens)
-        if numbers:
-            self.group_order = mx.array(order)
-
-    def tail_mask(self, index: int, window: int | None) -> mx.array:
-        """Which tail columns each query of a block sees: (rows, 1, width, columns), True where it does."""
-        key = (index, window)
-        if key not in self._windows:
-            block = self.blocks[index]
-            columns = mx.arange(block.columns)
-            mask = columns <= block.reach
-            if window is not None:
-                mask = mask & (columns > block.reach - window)
-            self._windows[key] = mask
-        return self._windows[key]
-
-    def tail_bias(self, window: int | None) -> mx.array:
-        """As `tail_mask` of the only block, to be added to scores."""
-        key = ("bias", window)
-        if key not in self._windows:
-            self._windows[key] = mx.where(self.tail_mask(0, window), 0.0, -1e30)
-        return self._windows[key]
-
-    def prefix_mask(self, group: PrefixGroup, window: int) -> mx.array:
-        """Which prefix columns each token of a group sees through a window: (1, 1, tokens, prefix)."""
-        key = (id(group), window)
-        if key not in self._windows:
-            offsets = self.offsets if group.tokens is None else self.offsets[group.tokens]
-            self._windows[key] = mx.arange(group.length)[None] > offsets[:, None] - window
-        return self._windows[key]
+__all__ = ["FlatLayer", "hook"]
 
 
 class FlatLayer:
@@ -239,7 +94,9 @@ class FlatLayer:
         if not plan.groups and sinks is None:
             return self._tails_only(flat, scale)[:, :, None]
         if plan.single and plan.one_group and sinks is None and self.window is None:
-            return self._one_group(flat, scale)
+            scores = plan.rows * flat.shape[1] * (plan.groups[0].length + plan.columns)
+            if not host.active(flat, scores):
+                return self._one_group(flat, scale)
         tail, top, total = self._tails(flat * scale)
         if plan.groups:
             out, peak, mass = self._prefixes(flat * scale)
@@ -250,14 +107,14 @@ class FlatLayer:
             total = total + mx.exp(sinks[None, :, None] - top)
         return (tail / total).astype(queries.dtype)[:, :, None]
 
-    def _operands(self, block: _Block) -> tuple[mx.array, mx.array]:
+    def _operands(self, block: Block) -> tuple[mx.array, mx.array]:
         assert self.keys is not None
         assert self.values is not None
         if block.rows is None:
             return self.keys[: block.count, :, : block.columns], self.values[: block.count, :, : block.columns]
         return self.keys[block.rows, :, : block.columns], self.values[block.rows, :, : block.columns]
 
-    def _block_queries(self, flat: mx.array, block: _Block) -> mx.array:
+    def _block_queries(self, flat: mx.array, block: Block) -> mx.array:
         if block.gather is None:
             return flat[:, :, None]
         return flat[block.gather].transpose(0, 2, 1, 3)
@@ -352,7 +209,9 @@ def _partial(
     Queries (batch, heads, tokens, size) come scaled; keys and values have as many heads or a divisor of them.
     """
     batch, heads, tokens, size = queries.shape
-    groups = keys.shape[1]
+    groups, columns = keys.shape[1], keys.shape[2]
+    if host.active(queries, batch * heads * tokens * columns):
+        return _partial_on_host(queries, keys, values, mask)
     folded = queries.reshape(batch, groups, -1, size)
     scores = (folded @ keys.swapaxes(-1, -2)).astype(mx.float32)
     if mask is not None:
@@ -366,6 +225,40 @@ def _partial(
     out = (weights.astype(values.dtype) @ values).astype(mx.float32)
     shape = (batch, heads, tokens)
     return out.reshape(*shape, -1), top.reshape(*shape, 1), total.reshape(*shape, 1)
+
+
+def _partial_on_host(
+    queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None
+) -> tuple[mx.array, mx.array, mx.array]:
+    """`_partial` in blocks of lines, or of tokens where there is one line."""
+    batch, heads, tokens, size = queries.shape
+    groups, columns = keys.shape[1], keys.shape[2]
+    seen = None if mask is None else host.booleans(mask)
+    lines, width = (1, tokens) if batch == 1 else (batch, tokens)
+    if batch == 1:
+        width = host.block(heads * columns)
+    else:
+        lines = host.block(heads * tokens * columns)
+    parts: list[tuple[mx.array, mx.array, mx.array]] = []
+    for line in range(0, batch, lines):
+        for at in range(0, tokens, width):
+            folded = queries[line : line + lines, :, at : at + width]
+            count, _, inside, _ = folded.shape
+            scores = folded.reshape(count, groups, -1, size) @ keys[line : line + lines].swapaxes(-1, -2)
+            shown = scores.reshape(count, groups, heads // groups, inside, columns)
+            part = None
+            if seen is not None:
+                some = seen[line : line + lines] if seen.shape[0] > 1 else seen
+                part = (some[:, :, at : at + width] if seen.shape[2] > 1 else some)[:, :, None]
+            top, total = host.weights(shown, part)
+            out = shown.reshape(scores.shape) @ values[line : line + lines]
+            shape = (count, heads, inside)
+            parts.append((out.reshape(*shape, -1), top.reshape(*shape, 1), total.reshape(*shape, 1)))
+    if len(parts) == 1:
+        return parts[0]
+    axis = 2 if batch == 1 else 0
+    out, top, total = (mx.concatenate(list(each), axis=axis) for each in zip(*parts, strict=True))
+    return out, top, total
 
 
 _original: Callable[..., mx.array] = base.scaled_dot_product_attention
@@ -382,13 +275,26 @@ def _dispatch(
 ) -> mx.array:
     if isinstance(cache, FlatLayer):
         return cache.attend(queries, scale, sinks)
+    if sinks is None and queries.shape[0] == 1 and _host_can(queries, keys, cache, mask):
+        return host.attention(queries, keys, values, scale, mask)
     return _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+
+
+def _host_can(queries: mx.array, keys: mx.array, cache: Any, mask: Any) -> bool:
+    plain = (
+        mask is None
+        or isinstance(mask, str)
+        or (mask.dtype == mx.bool_ and mask.size == mask.shape[-1] * mask.shape[-2])
+    )
+    numbers = queries.shape[1] * queries.shape[2] * keys.shape[2]
+    return plain and cache is not None and not hasattr(cache, "bits") and host.active(queries, numbers)
 
 
 def hook(model: Any) -> bool:
     """Let the attention of `model` use FlatLayer caches; False if none of its modules calls mlx-lm's attention.
 
-    Sets a name in modules of mlx-lm for the whole process; other caches are served as before.
+    Sets names in modules of mlx-lm for the whole process; other caches, and other threads than an engine's, are served
+    as before.
     """
     found = False
     for module in {type(part).__module__ for part in model.modules()}:
@@ -396,5 +302,7 @@ def hook(model: Any) -> bool:
         current = getattr(namespace, "scaled_dot_product_attention", None)
         if current is _original:
             namespace.scaled_dot_product_attention = _dispatch  # type: ignore[attr-defined]
+        if getattr(namespace, "swiglu", None) is activations.swiglu:
+            namespace.swiglu = host.swiglu  # type: ignore[attr-defined]
         found = found or current in (_original, _dispatch)
     return found

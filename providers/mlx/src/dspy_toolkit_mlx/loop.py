@@ -17,6 +17,7 @@ from dspy.lm15 import InvalidRequestError, Request, ServerError, TimeoutError
 from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError
+from dspy_toolkit_mlx import host
 from dspy_toolkit_mlx.conversion import cache_directory
 from dspy_toolkit_mlx.desk import Desk, Inbox
 from dspy_toolkit_mlx.grammar import LLGuide
@@ -70,6 +71,7 @@ class EngineLoop:
         self._inbox = inbox
         self._model = model
         self.desk = Desk(inbox, stats)
+        host.enable()
         self._runner, vocab, width = checked_runner(model, options.max_rows)
         self.intake = Intake(
             model,

@@ -18,7 +18,8 @@ import numpy as np
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache, make_prompt_cache
 
-from dspy_toolkit_mlx.attention import FlatLayer, Plan, hook
+from dspy_toolkit_mlx.attention import FlatLayer, hook
+from dspy_toolkit_mlx.plan import Plan
 
 __all__ = ["FlatRunner", "PaddedRunner", "Runner", "make_runner", "state_arrays"]
 
@@ -289,7 +290,7 @@ class PaddedRunner:
         return per_token, sum(part.nbytes for part in parts if part not in keyed)
 
     def pack(self, state: Any) -> dict[str, mx.array]:
-        packed: dict[str, mx.array] = {}
+        packed: dict[str, Any] = {}
         for layer, cache in enumerate(state):
             if type(cache) is KVCache:
                 keys, values = cache.keys_and_values()
