@@ -125,4 +125,4 @@ def test_rows_behind_one_prefix_hold_it_once(tiny):
         mx.eval(runner.step([[5]] * 32), *runner.arrays())
     bound = (1500 + 32 * 60) * per_token
     assert runner.size(state) + runner.nbytes <= 1.1 * bound
-    assert mx.get_peak_memory() - before <= bound
+    assert mx.get_peak_memory() - before <= 1.1 * bound

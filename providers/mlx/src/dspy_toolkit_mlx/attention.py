@@ -72,7 +72,8 @@ class FlatLayer:
             assert held is not None
             return held
         more_slots = max(slots, plan.rows)
-        more_columns = max(capacity, -(-max(plan.columns, 1) // 64) * 64)
+        step = 16 * (plan.columns // 256 + 1)  # what is held beyond need stays under a tenth or so
+        more_columns = max(capacity, -(-max(plan.columns, 1) // step) * step)
         if held is None:
             return mx.zeros((more_slots, heads, more_columns, size), new.dtype)
         return mx.pad(held, [(0, more_slots - slots), (0, 0), (0, more_columns - capacity), (0, 0)])

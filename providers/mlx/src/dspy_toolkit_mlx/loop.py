@@ -328,6 +328,7 @@ class EngineLoop:
         stats.steps += 1
         stats.rows_stepped += len(rows)
         stats.width_peak = max(stats.width_peak, len(rows))
+        stats.kv_peak_bytes = max(stats.kv_peak_bytes, self._runner.nbytes + self.scheduler.tree.bytes)
         for row, tokens in zip(rows, pending, strict=True):
             if row.sampled == 0:
                 prompt = len(row.prompt) - row.cached_tokens

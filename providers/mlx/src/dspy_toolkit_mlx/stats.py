@@ -17,6 +17,7 @@ class EngineStats:
     or ran (temperature 0); the tokens of such a row are counted once. `forced_computed` are forced tokens that went
     through the model; the rest of `tokens_forced` was never computed. `steps` are forward passes over running rows,
     `prefill_steps` those that only build a prefix. `prefixes_read` were taken from disk, `prefixes_kept` written there.
+    `kv_bytes` are held for running rows, `prefix_bytes` for prefixes; `kv_peak_bytes` is the most of both together.
     """
 
     submitted: int = 0
@@ -42,6 +43,7 @@ class EngineStats:
     total_seconds: float = 0.0
     step_seconds: float = 0.0
     kv_bytes: int = 0
+    kv_peak_bytes: int = 0
     prefix_bytes: int = 0
     prefix_entries: int = 0
     prefixes_read: int = 0
