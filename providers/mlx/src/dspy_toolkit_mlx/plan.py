@@ -52,6 +52,7 @@ class Plan:
         self.positions = mx.array(position)
         self.offsets = mx.array(position + np.array(bases)[row_of])
         self.last = mx.array(starts + count - 1)
+        self.spots = self.positions[:, None, None, None]
         self.columns = int((np.array(tails) + count).max())
         self.single = self.size == rows
         self._blocks(count, starts, np.array(tails))
@@ -65,10 +66,11 @@ class Plan:
         """
         plan = object.__new__(Plan)
         plan.__dict__.update(self.__dict__)
-        plan.positions, plan.offsets = self.positions + 1, self.offsets + 1
+        plan.spots, plan.offsets = self.spots + 1, self.offsets + 1
+        plan.positions = plan.spots[:, 0, 0, 0]
         plan.columns = self.columns + 1
         (block,) = self.blocks
-        plan.blocks = [replace(block, reach=block.reach + 1, columns=plan.columns)]
+        plan.blocks = [replace(block, reach=plan.spots, columns=plan.columns)]
         plan._windows = {}
         return plan
 
