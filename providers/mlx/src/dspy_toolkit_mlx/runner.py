@@ -226,11 +226,13 @@ class FlatRunner:
         order = list(range(left))
         for hole, mover in zip(holes, movers, strict=True):
             order[hole] = mover
+        # A row that has not been stepped has nothing to move, nor a slot: MLX would write outside the arrays.
+        moves = [(mover, hole) for mover, hole in zip(movers, holes, strict=True) if self._tails[mover]]
         if left == 0:
             for layer in self._layers:
                 layer.clear()
-        elif holes:
-            source, target = mx.array(movers), mx.array(holes)
+        elif moves:
+            source, target = (mx.array(side) for side in zip(*moves, strict=True))
             for layer in self._layers:
                 layer.move(source, target)
         self._tails = [self._tails[row] for row in order]

@@ -77,7 +77,9 @@ class PrefixShelf:
         try:
             state = runner.extend(None, [0])
             self._layout = {name: (_TYPES[part.dtype], part.shape) for name, part in runner.pack(state).items()}
-            self._own.mkdir(parents=True, exist_ok=True)
+            self._own.mkdir(
+                parents=True, exist_ok=True, mode=0o700
+            )  # what a model made of prompts is as private as they
             self._look()
         except (OSError, TypeError, KeyError) as error:
             log.warning("Prefixes of this model are not kept on disk: %s", error)
