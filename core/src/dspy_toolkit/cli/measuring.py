@@ -101,7 +101,7 @@ def save_text(output: Output, path: Path, text: str) -> None:
     from dspy_toolkit.errors import DataError
 
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
     output.note(f"wrote {path}")
@@ -206,7 +206,7 @@ def errors(output: Output, measured: "ProgramEvaluation", title: str = "Errors")
 
     seen = set()
     shown = table("error", "count", "row", "example", numbers=("count", "row"))
-    for each in document.values():
+    for each in measured.to_dict()["metrics"].values():
         for group in each["errors"]:
             key = (group["type"], group["row"], group["example"])
             if key in seen:

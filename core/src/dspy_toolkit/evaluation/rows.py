@@ -22,7 +22,7 @@ SetName = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRows:
-    """The rows, what they are called ("the test set of weather/forecast"), how many there were to draw from, and what was
+    """The rows, what they are called ("the test set of w/f"), how many there were to draw from, and what was
     noticed when they were read (empty if nothing).
     """
 
