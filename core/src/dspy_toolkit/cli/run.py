@@ -81,7 +81,7 @@ def _typed(given: dict[str, Any], target: "Target") -> dict[str, Any]:
     from pydantic import TypeAdapter, ValidationError
 
     from dspy_toolkit.errors import DataError, UnknownNameError
-    from dspy_toolkit.optimize import input_fields
+    from dspy_toolkit.optimize.data import input_fields, signatures_of
 
     if not given and target.task is not None:
         return dict(target.task.example_inputs())
@@ -91,8 +91,8 @@ def _typed(given: dict[str, Any], target: "Target") -> dict[str, Any]:
         if name not in names:
             raise UnknownNameError(f"input field of {target.name}", name, names)
     annotations: dict[str, Any] = {}
-    for predictor in program.predictors():
-        annotations |= {name: field.annotation for name, field in predictor.signature.input_fields.items()}
+    for signature in signatures_of(program).values():
+        annotations |= {name: field.annotation for name, field in signature.input_fields.items()}
     typed = {}
     for name in names:
         if name not in given:

@@ -133,7 +133,8 @@ def _registered(framework: "DSPyFramework", name: str) -> _Source:
 
 def _short_form(text: str) -> Any:
     try:
-        return dspy.Signature(text)
+        make: Any = dspy.Signature  # its metaclass takes the text
+        return make(text)
     except (ValueError, SyntaxError, TypeError, NameError, AttributeError) as error:
         raise SignatureError(
             f'{text!r} is no signature: {error}. Expected names with types, such as "question, n: int -> answer".'

@@ -102,9 +102,13 @@ def _names(keys: Sequence[Hashable]) -> list[str]:
     """Each key's text; quoted where it would be taken for another's, as the text "1" for the number 1."""
     plain = [key if isinstance(key, str) else label_text(key) for key in keys]
     taken = Counter([*plain, OTHER, NO_ANSWER])
-    return [
-        repr(key) if taken[name] > 1 and isinstance(key, str) else name for key, name in zip(keys, plain, strict=True)
-    ]
+    names: list[str] = []
+    for key, text in zip(keys, plain, strict=True):
+        name = repr(key) if taken[text] > 1 and isinstance(key, str) else text
+        while name in names:
+            name = repr(name)
+        names.append(name)
+    return names
 
 
 def _order(key: Hashable) -> tuple[int, float, str]:

@@ -32,7 +32,7 @@ for (const element of document.querySelectorAll("script.plot")) {
   const figure = JSON.parse(element.textContent);
   const place = document.createElement("div");
   element.before(place);
-  Plotly.newPlot(place, figure.data, figure.layout, {displaylogo: false, responsive: true});
+  Plotly.newPlot(place, figure.data, figure.layout, {displayModeBar: false, responsive: true});
 }
 """
 
@@ -73,7 +73,7 @@ def comparison_html(found: "ProgramComparison") -> str:
     return _page(
         "comparison.html.j2",
         comparison_plots(found),
-        title=f"{found.first.name} and {found.second.name}",
+        title="Two programs on the same rows",
         found=found,
         report=found.to_dict(),
         rows=rows,
@@ -90,8 +90,8 @@ def _page(template: str, plots: Sequence[Mapping[str, Any]], **values: Any) -> s
             plots=[_json(plot) for plot in plots],
             scripts=[_Trusted(script) for script in scripts],
             # The hash of a script element's text is what lets it run.
-            policy="default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src "
-            + " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+            policy="default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
+            "img-src data: blob:; script-src " + " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
             version=__version__,
             **values,
         )
