@@ -27,7 +27,7 @@ from dspy_toolkit.metrics import F1, Accuracy, Metric, TokenF1
 from dspy_toolkit.optimize import Evaluation, RowResult, ScoreEstimate, Usage, estimate, estimate_set, evaluate
 from dspy_toolkit.store import write_bundle
 from dspy_toolkit.testing import ScriptedLM
-from dspy_toolkit.types import MetricEntry, ProviderEntry, SignatureEntry, TaskData, TaskEntry
+from dspy_toolkit.types import MetricEntry, ProviderEntry, TaskData, TaskEntry
 
 SHORT = "n: int -> parity: Literal['odd', 'even']"
 
@@ -64,10 +64,6 @@ class Numbers:
     @hookimpl
     def toolkit_providers(self):
         yield ProviderEntry(name="scripted", summary="Answers from a script.", connect=self.connect)
-
-    @hookimpl
-    def toolkit_signatures(self):
-        yield SignatureEntry(name="Parity", summary="Odd or even.", signature=lambda: None)
 
     @hookimpl
     def toolkit_metrics(self):
