@@ -74,9 +74,12 @@ def test_what_people_see_fits_a_terminal(command_line, rows):
     assert done.returncode == 0, done.stderr
     shown = done.stdout
     assert max(map(len, shown.splitlines())) <= 100
-    for wanted in ("60 rows of days.jsonl", "95 % interval", "mean of rows", "LM calls", "AdapterParseError", "the model said:",
-                   "The barometer is <b>broken</b>.", "Lowest scores", "precision", "(none)", "by sampling alone"):  # fmt: skip
-        assert wanted in shown.replace("\n", " "), shown
+    wanted = (
+        "60 rows of days.jsonl", "95 % interval", "mean of rows", "LM calls", "AdapterParseError", "the model said:",
+        "The barometer is <b>broken</b>.", "Lowest scores", "precision", "(none)", "by sampling alone",
+    )  # fmt: skip
+    for text in wanted:
+        assert text in " ".join(shown.split()), shown
     assert "\x1b" not in shown, "what a model says does not steer the terminal"
     assert "Evaluate: score" in done.stderr
 

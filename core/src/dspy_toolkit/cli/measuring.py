@@ -212,9 +212,10 @@ def errors(output: Output, measured: "ProgramEvaluation", title: str = "Errors")
             if key in seen:
                 continue  # the program failed, which every metric tells
             seen.add(key)
-            shown.add_row(
-                Text(group["type"]), str(group["count"]), str(group["row"]), Text(one_line(group["example"], 200))
-            )
+            example = group["example"]
+            if group["completion"] is not None:  # DSPy's message has it too, and then the fields it expected
+                example = example.partition(" LM Response:")[0]
+            shown.add_row(Text(group["type"]), str(group["count"]), str(group["row"]), Text(one_line(example, 200)))
             if group["completion"] is not None:
                 shown.add_row("", "", "", Text(f"the model said: {one_line(group['completion'], 200)!r}", style="dim"))
     if seen:
