@@ -181,6 +181,7 @@ def _costs(output: Output, found: "ProgramComparison") -> None:
     output.print(
         f"B - A  {difference['lm_calls']:+,} LM calls, {difference['input_tokens']:+,} tokens read, "
         f"{difference['output_tokens']:+,} written, {difference['seconds']:+.1f} s"
+        + (f", {difference['cost']:+.4f} $" if difference["cost"] else "")
     )
     if found.first.usage.cache_hits or found.second.usage.cache_hits:
         output.print("Answers from the cache cost nothing here, so this is not what the programs cost side by side.")

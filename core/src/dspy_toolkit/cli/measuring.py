@@ -193,10 +193,11 @@ def noise_lines(measured: "ProgramEvaluation") -> list[str]:
 
 def cost(usage: "Usage", seconds: float) -> str:
     """Calls, tokens and time on one line."""
+    money = f", ${usage.cost:.4f}" if usage.cost else ""
     cached = f" and {usage.cache_hits:,} from the cache" if usage.cache_hits else ""
     return (
         f"{usage.lm_calls:,} LM calls{cached}, {usage.input_tokens:,} tokens read, {usage.output_tokens:,} written, "
-        f"{seconds:.1f} s"
+        f"{seconds:.1f} s{money}"
     )
 
 
