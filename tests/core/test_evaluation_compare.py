@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from dspy_toolkit import DSPyConfig, DSPyFramework, PluginManager, hookimpl
-from dspy_toolkit.errors import DataError, OptimizationInterrupted
+from dspy_toolkit.errors import DataError, OptimizationError, OptimizationInterrupted
 from dspy_toolkit.evaluation import ProgramComparison, ProgramEvaluation
 from dspy_toolkit.metrics import F1, Accuracy
 from dspy_toolkit.optimize import compare_evaluations
@@ -178,6 +178,26 @@ def test_an_interruption_before_b_has_a_row_leaves_a(make):
         make(interrupted).compare(SHORT, SHORT, ROWS, "exact-match", second_model="scripted/good", stop=stop)
     assert isinstance(caught.value.partial, ProgramEvaluation)
     assert len(caught.value.partial.evaluation.results) == 40
+
+
+def test_what_ends_b_leaves_what_was_finished(make):
+    def failing(request):
+        if request.model.endswith("good") and asked(request) % 4 == 0:
+            return "?"
+        return answer(request)
+
+    with pytest.raises(OptimizationError, match="at most 3 may") as caught:
+        make(failing).compare(SHORT, SHORT, ROWS, "exact-match", second_model="scripted/good", max_errors=3)
+    assert isinstance(caught.value.partial, ProgramComparison)
+
+    def dead(request):
+        if request.model.endswith("good"):
+            raise ConnectionError("nobody is there")
+        return answer(request)
+
+    with pytest.raises(OptimizationError, match="stopped answering") as caught:
+        make(dead).compare(SHORT, SHORT, ROWS, "exact-match", second_model="scripted/good")
+    assert isinstance(caught.value.partial, ProgramEvaluation)
 
 
 def test_a_repeat_that_b_did_not_finish_is_left_out_of_both(make):

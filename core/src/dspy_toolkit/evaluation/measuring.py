@@ -7,7 +7,7 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
+from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.evaluation.noise import rollout
 from dspy_toolkit.evaluation.program_comparison import ProgramComparison
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
@@ -76,10 +76,10 @@ class Measuring:
         try:
             first = self._announced("A", targets[0], rows[0], connect[0]())
             second = self._announced("B", targets[1], rows[1], connect[1]())
-        except OptimizationInterrupted as interruption:
+        except OptimizationError as error:
             if first is not None:
-                partial = interruption.partial
-                interruption.partial = (
+                partial = error.partial
+                error.partial = (
                     ProgramComparison.of(first, partial, targets, partial=partial.partial) if partial else first
                 )
             raise
