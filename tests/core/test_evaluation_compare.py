@@ -159,6 +159,7 @@ def test_an_interruption_compares_what_both_finished(make, at):
     assert 0 < len(done) < 40
     assert partial.partial == f"{len(done)} of 40 rows"
     assert not partial.clears
+    assert partial.cost_difference is None, "one did less than the other"
     whole = make().compare(SHORT, SHORT, ROWS, ["exact-match", "macro-f1"], second_model="scripted/good")
     rows = {result.row: result for result in whole.first.evaluation.results}
     assert partial.first.evaluation.scores == [rows[row].score for row in done]

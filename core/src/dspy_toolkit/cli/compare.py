@@ -175,9 +175,10 @@ def verdict(found: "ProgramComparison") -> str:
 
 
 def _costs(output: Output, found: "ProgramComparison") -> None:
-    difference = found.to_dict()["cost_difference"]
     output.print(f"\nA  {cost(found.first.usage, found.first.seconds)}")
     output.print(f"B  {cost(found.second.usage, found.second.seconds)}")
+    if (difference := found.cost_difference) is None:
+        return
     output.print(
         f"B - A  {difference['lm_calls']:+,} LM calls, {difference['input_tokens']:+,} tokens read, "
         f"{difference['output_tokens']:+,} written, {difference['seconds']:+.1f} s"

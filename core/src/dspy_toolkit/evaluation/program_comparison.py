@@ -92,6 +92,16 @@ class ProgramComparison:
         ]
         return tuple(sorted(changed, key=lambda change: (-abs(change.difference), change.row)))
 
+    @property
+    def cost_difference(self) -> dict[str, float] | None:
+        """Second minus first: calls, tokens, seconds, money. None where one was stopped: it did less."""
+        if self.partial:
+            return None
+        return {
+            **asdict(self.second.usage - self.first.usage),
+            "seconds": self.second.seconds - self.first.seconds,
+        }
+
     def records(self) -> Iterator[dict[str, Any]]:
         """One dictionary for each row of each repeat of each program, `program` saying which."""
         for side, each in (("a", self.first), ("b", self.second)):
@@ -100,7 +110,6 @@ class ProgramComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data: everything but the single rows."""
-        before, after = self.first.usage, self.second.usage
         return {
             "a": self.first.to_dict(),
             "b": self.second.to_dict(),
@@ -110,7 +119,7 @@ class ProgramComparison:
             },
             "clears": self.clears,
             "changed_rows": len(self.changes),
-            "cost_difference": {**asdict(after - before), "seconds": self.second.seconds - self.first.seconds},
+            "cost_difference": self.cost_difference,
             "partial": self.partial or None,
         }
 
