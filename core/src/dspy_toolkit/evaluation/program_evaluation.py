@@ -107,13 +107,12 @@ class ProgramEvaluation:
     def part(self, numbers: Sequence[int], repeats: int, target: Target) -> "ProgramEvaluation":
         """The same with these rows (from 1) and so many repeats only."""
         from dspy_toolkit.evaluation.several import evaluation_of
-        from dspy_toolkit.metrics.metric import Metric
 
         wanted = set(numbers)
 
         def kept(each: Evaluation) -> Evaluation:
             results = [result for result in each.results if result.row in wanted]
-            return evaluation_of(Metric(each.set_metric or _scored), results, self.rows.examples, each, self.seed)
+            return evaluation_of(each.set_metric, results, self.rows.examples, each, self.seed)
 
         fewer = [{name: kept(each) for name, each in repeat.items()} for repeat in self.repeats[:repeats]]
         return replace(
@@ -176,11 +175,6 @@ def _measured(evaluation: Evaluation, noise: Noise | None) -> dict[str, Any]:
             None,
         )
     return {**kept, "noise": noise.to_dict() if noise else None}
-
-
-def _scored(gold: dspy.Example, pred: dspy.Prediction) -> float:
-    """Stands for a metric whose scores are there already."""
-    raise AssertionError("rows that are scored are not scored again")
 
 
 def _confusions(

@@ -10,6 +10,7 @@ import dspy
 from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.metrics.score import Score
+from dspy_toolkit.metrics.set_metric import SetMetric
 from dspy_toolkit.optimize.evaluate import Evaluation, RowResult, evaluate, group_errors
 from dspy_toolkit.optimize.events import Event, EventSink
 from dspy_toolkit.optimize.scores import estimate
@@ -101,7 +102,11 @@ class _Asked:
     def evaluations(self, whole: Evaluation, rows: Sequence[dspy.Example], seed: int) -> dict[str, Evaluation]:
         return {
             name: evaluation_of(
-                metric, [self._row(result, rows[result.row - 1], name) for result in whole.results], rows, whole, seed
+                metric.set_metric,
+                [self._row(result, rows[result.row - 1], name) for result in whole.results],
+                rows,
+                whole,
+                seed,
             )
             for name, metric in self.metrics.items()
         }
@@ -119,15 +124,19 @@ class _Asked:
 
 
 def evaluation_of(
-    metric: Metric, results: Sequence[RowResult], rows: Sequence[dspy.Example], of: Evaluation, seed: int
+    set_metric: SetMetric | None,
+    results: Sequence[RowResult],
+    rows: Sequence[dspy.Example],
+    of: Evaluation,
+    seed: int,
 ) -> Evaluation:
-    """The Evaluation of rows that one metric scored; usage and seconds are those of `of`."""
+    """The Evaluation of rows that are scored already; usage and seconds are those of `of`."""
     mean = estimate([result.score for result in results], seed=seed)
     plain = replace(
         of, results=tuple(results), score=mean, row_score=None, set_metric=None, observations=None,
         errors=group_errors([(result.row, result.raised) for result in results]),
     )  # fmt: skip
-    if (set_metric := metric.set_metric) is None:
+    if set_metric is None:
         return plain
     observed = observations(
         set_metric, [rows[result.row - 1] for result in results], [result.prediction for result in results]

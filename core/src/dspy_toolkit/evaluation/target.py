@@ -8,7 +8,10 @@
 What was optimized under a name is stored under it, and the name alone means its stored version, if there is one.
 """
 
+import ast
+import builtins
 import re
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +37,8 @@ _AT = re.compile(r"(?P<name>.+)@(?P<version>[A-Za-z0-9][A-Za-z0-9_.-]*)\Z", re.D
 class Target:
     """`module` is what runs; `plain` makes a fresh one as it was before optimization. Neither has an LM.
 
-    `name` is what it is stored under; `version` is a version's name, a bundle's folder, or None for the plain program.
+    `name` is what it is stored under; `version` is a version's name, None for the plain program, or, where `folder`
+    says so, a bundle's folder.
     """
 
     name: str
@@ -42,12 +46,13 @@ class Target:
     module: dspy.Module
     plain: Callable[[], dspy.Module]
     task: Task | None = None
+    folder: bool = False
 
     @property
     def shown(self) -> str:
         if self.version is None:
             return f"{self.name} (not optimized)"
-        return self.version if Path(self.version).is_dir() else f"{self.name}@{self.version}"
+        return self.version if self.folder else f"{self.name}@{self.version}"
 
     @property
     def project(self) -> str:
@@ -87,8 +92,8 @@ def target_of(module: dspy.Module) -> Target:
 def _in_folder(framework: "DSPyFramework", folder: str, plain: bool) -> Target:
     bundle = read_bundle(Path(folder))
     made_from = bundle.manifest.task
-    # A bundle may come from anywhere, so a dotted name in it is not imported: that would run code it chose.
-    if ":" in made_from and "->" not in made_from:
+    # A bundle may come from anywhere, so what it names is not imported: that would run code it chose.
+    if _would_import(made_from):
         raise BundleError(
             f"{folder} was made from the code {made_from!r}, which is not imported because a file says so. "
             f"Name it yourself: {made_from}@<version>, or load it with load_program and its factory."
@@ -97,9 +102,22 @@ def _in_folder(framework: "DSPyFramework", folder: str, plain: bool) -> Target:
         raise BundleError(f"{folder} was made from a module, not a task; load it with load_program and its factory.")
     source = _source(framework, made_from)
     module = source.plain() if plain else load_program(bundle, source.plain)
+    version = None if plain else folder
     return Target(
-        name=source.name, version=None if plain else folder, module=module, plain=source.plain, task=source.task
+        name=source.name, version=version, module=module, plain=source.plain, task=source.task, folder=not plain
     )
+
+
+def _would_import(name: str) -> bool:
+    """Whether looking up `name` imports what it names. In a short form, DSPy imports types it does not know."""
+    if "->" not in name:
+        return ":" in name
+    try:
+        sides = [ast.parse(f"def f({side}): pass") for side in name.split("->")]
+    except SyntaxError:
+        return False  # no signature, which is told when it is made
+    known = {*vars(typing), *vars(builtins), "NoneType", "dspy"}
+    return any(isinstance(node, ast.Name) and node.id not in known for side in sides for node in ast.walk(side))
 
 
 def _source(framework: "DSPyFramework", name: str) -> _Source:
