@@ -135,7 +135,7 @@ def _told(document: Mapping[str, Any]) -> list[Any]:
     asked = document["asked"]
     lines: list[Any] = [
         f"[bold]{document['run']}[/]  {document['status']}, begun {document['started'][:16].replace('T', ' ')} UTC"
-        f"{'' if document['sessions'] == 1 else ', in %d sessions' % document['sessions']}",
+        + ("" if document["sessions"] == 1 else f", in {document['sessions']} sessions"),
         f"task       {document['task']}, metric {asked['metric']}, seed {asked['seed']}, rows "
         + ", ".join(f"{count} {name}" for name, count in asked["rows"].items()),
         f"optimizer  {document['optimizer']} "
