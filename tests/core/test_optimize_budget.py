@@ -64,6 +64,8 @@ def test_too_little_for_two_evaluations_is_refused_with_the_numbers_before_any_c
         run(plugin_manager, lm, "ensemble", limits=Limits(calls=79))
     with pytest.raises(OptimizationError, match="'scripted/test' cannot be limited, for it has no list price"):
         run(plugin_manager, lm, limits=Limits(cost=1.0))
+    with pytest.raises(OptimizationError, match=r"budget of 1000 tokens .* the prompts of the 20 test rows alone"):
+        run(plugin_manager, lm, limits=Limits(tokens=1000))
     assert lm.engine.calls == 0
 
 

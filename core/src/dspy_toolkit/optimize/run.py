@@ -4,7 +4,7 @@ baseline on the test rows ──▶ search on train and validation ──▶ the
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ import dspy
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, ToolkitError
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.before import Before
-from dspy_toolkit.optimize.budget import Budget, prompt_bytes
+from dspy_toolkit.optimize.budget import Budget, prompt_bytes, prompts
 from dspy_toolkit.optimize.context import ContextWindow
 from dspy_toolkit.optimize.data import Splits, digest
 from dspy_toolkit.optimize.evaluate import Evaluation, RowResult, evaluate_metered, group_errors
@@ -192,8 +192,9 @@ class _Run:
 
     def preflight(self) -> None:
         """What makes the run pointless is said before any LM call."""
-        if self.before is None:
-            self.budget.check()
+        self.budget.check()
+        if self.before is None:  # else some of it is in the cache
+            self.budget.check_covers(self._prompts)
         check = getattr(self.optimizer, "preflight", None)
         if check is not None:
             with self._context():
@@ -382,6 +383,10 @@ class _Run:
             self._keep_back(found)
         with _sink():
             self.emitter.candidate("search", self._done, None, score=score, message=message)
+
+    def _prompts(self) -> Iterator[Sequence[Mapping[str, Any]]]:
+        for row in self.data.test:
+            yield from prompts(self.program, row, self.adapter)
 
     def _keep_back(self, program: dspy.Module) -> None:
         """Longer prompts, or more of them, take more when they are measured."""
