@@ -4,6 +4,7 @@
                                                 ^ what the baseline took, kept back
 """
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -50,6 +51,7 @@ class Budget:
         self._larger = 1.0
         self._needs = _Needs(calls=self._calls)
         self._measuring = False
+        self._lock = threading.Lock()
 
     @property
     def limited(self) -> bool:
@@ -107,7 +109,7 @@ class Budget:
         return self._less(_Needs(calls=ceil(self._calls * self._times)))
 
     def measure(self, call: "Call") -> None:
-        """A call of the baseline; its evaluation again will make the same, perhaps not from the cache."""
+        """A call of the baseline, told by its thread. Measuring again makes the same, perhaps not from the cache."""
         tokens = call.input_tokens + call.output_tokens
         if call.cached:
             read, written = self._tokens(call)
@@ -115,11 +117,12 @@ class Budget:
             tokens, cost = read + written, 0.0 if price is None else price.of(read, written)
         else:
             cost = call.cost or 0.0
-        if not self._measuring:
-            self._measuring, self._needs = True, _Needs()
-        self._needs.calls += max(1, len(call.outputs))
-        self._needs.tokens += tokens
-        self._needs.cost += cost
+        with self._lock:
+            if not self._measuring:
+                self._measuring, self._needs = True, _Needs()
+            self._needs.calls += max(1, len(call.outputs))
+            self._needs.tokens += tokens
+            self._needs.cost += cost
 
     def measured(self, seconds: float) -> None:
         """The baseline is done, in so many seconds."""

@@ -159,7 +159,11 @@ class Optimization:
         result = self.result(status)
         version = bundle = None
         if self.save is not None and result.program is not None and status != "failed":
-            version, bundle = self.save(result)
+            try:
+                version, bundle = self.save(result)
+            except ToolkitError:
+                self.record.end("failed", result.to_dict(), version=None, bundle=None)
+                raise
         self.record.end(status, result.to_dict(), version=version, bundle=bundle)
         return result
 
