@@ -87,7 +87,7 @@ def test_a_budget_ends_the_search_and_a_larger_one_goes_on(command_line):
     done = command_line(*OPTIMIZE, *search, "--max-calls", "40", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert command_line.calls <= 40
-    assert "The search ended early: the budget of 30 calls is spent." in done.stdout
+    assert "The search ended early: its share of the budget is spent, 30 of 40 calls." in done.stdout
     (run,) = document(command_line("runs", "--json"))["runs"]
     assert run["status"] == "budget"
     assert run["optimized"] is not None

@@ -16,6 +16,7 @@ from tests.core.test_optimizers import PROGRAM, ROWS, learner, optimizer_of, sai
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.optimize import configure_cache, optimize, prepare
+from dspy_toolkit.optimize.before import Before
 from dspy_toolkit.optimize.journal import Journal, read_journal
 from dspy_toolkit.testing import ScriptedLM
 
@@ -230,6 +231,24 @@ def test_the_journal_tells_the_run(plugin_manager, lm_cache, tmp_path):
     candidates = [entry.data for entry in entries if entry.kind == "candidate"]
     assert candidates[-1]["number"] == 4
     assert candidates[0]["state"]["demos"][0]["answer"].startswith("a")
+
+
+def test_all_sessions_count_and_the_time_between_them_does_not(plugin_manager, lm_cache, tmp_path):
+    partial = interrupted(plugin_manager, tmp_path / "run", "search")
+    time.sleep(1.5)
+    with Journal(tmp_path / "run") as journal:
+        before = Before.of(journal)
+    asked = {name: getattr(before.usage, name) for name in ("lm_calls", "failures", "input_tokens", "output_tokens")}
+    assert asked == {name: getattr(partial.usage, name) for name in asked}
+    assert before.status == "interrupted"
+    assert 0 < before.baseline_seconds < before.seconds
+    with Journal(tmp_path / "run") as journal:
+        again = run(plugin_manager, journal, stop=None)
+        after = Before.of(journal)
+    assert again.seconds >= before.seconds
+    times = [entry.time for entry in read_journal(tmp_path / "run")]
+    assert after.seconds <= times[-1] - times[0] - 1.4
+    assert after.usage.lm_calls == again.lm_calls
 
 
 def test_another_run_is_refused_with_what_differs(plugin_manager, lm_cache, tmp_path):

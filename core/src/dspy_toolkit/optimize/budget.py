@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from dspy_toolkit.errors import OptimizationError
-from dspy_toolkit.optimize.limits import Limits
+from dspy_toolkit.optimize.limits import BudgetSpent, Limits
 from dspy_toolkit.optimize.prices import price_of
 
 if TYPE_CHECKING:
@@ -139,6 +139,13 @@ class Budget:
                 cost=needs.cost * factor,
             )
         )
+
+    def share(self, spent: BudgetSpent) -> str:
+        """Which budget is spent, in words; the search has less than the whole of it."""
+        whole = getattr(self.limits, spent.name)
+        if spent.limit >= whole:
+            return str(spent)
+        return f"its share of the budget is spent, {spent.limit:g} of {whole:g} {spent.name}"
 
     def found(self, larger: float) -> None:
         """A program was found whose prompts are so many times as long as the first program's."""

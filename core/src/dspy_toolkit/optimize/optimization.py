@@ -241,8 +241,8 @@ class Optimization:
         searching = self._searching
         searching.interrupt()
         self.meter = self.emitter.meter = self._meter(lambda: searching.committed, searching.seconds)
-        what = "the best program so far" if self.found is not None else "no program yet, so it stays as it is"
-        self.emitter.note("search", f"The search ends: {spent} but for measuring the result. It has {what}.")
+        what = "the best program so far is measured" if self.found is not None else "no program was found yet"
+        self.emitter.note("search", f"The search ends, and {what}: {self.budget.share(spent)}.")
         return self.found if self.found is not None else self.program.deepcopy()
 
     # --- what the stages are told with
@@ -357,7 +357,7 @@ class Optimization:
             seconds=self.meter.seconds,
             status=status,
             run=self.id,
-            note="" if self.spent is None else str(self.spent),
+            note="" if self.spent is None else self.budget.share(self.spent),
         )
 
 
