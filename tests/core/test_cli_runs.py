@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import time
 
@@ -62,6 +63,26 @@ def test_a_killed_run_is_listed_shown_and_gone_on_with_by_one_word(command_line)
     assert [stage["finished"] for stage in details["stages"]] == [True, True, True]
     assert details["candidates"]
     assert details["resume"] is None
+
+
+def test_a_run_on_rows_in_a_file_needs_only_its_name_to_go_on(command_line):
+    rows = [
+        {"pressure": 980 + 2 * n, "falling": n % 2 == 0, "forecast": "rain" if n % 2 == 0 and n < 15 else "dry"}
+        for n in range(40)
+    ]
+    (command_line.folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    signature = "pressure: int, falling: bool -> forecast"
+    asked = ("--data", "rows.jsonl", "--metric", "exact_match", "--model", MODEL, "--seed", "1", "--threads", "1")
+    process = command_line.start("optimize", signature, *asked, SCRIPTED_SECONDS="0.1")
+    while command_line.calls < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    typed = shlex.split(re.search(r"Go on with: dspy-toolkit (.*)", err)[1])
+    assert typed[:3] == ["optimize", signature, "--resume"]
+    result = document(command_line(*typed, "--json"))
+    assert (result["run"], result["status"], result["seed"]) == (typed[3], "finished", 1)
 
 
 def test_resuming_what_cannot_be_says_what_there_is(command_line):

@@ -52,8 +52,8 @@ class Resumable(TyperCommand):
         filled = []
         for word, following in pairwise([*args, "-"]):
             filled.append(word)
-            # What follows is a run unless it is another option, or a task, which has a slash.
-            if word == "--resume" and (following.startswith("-") or "/" in following):
+            # What follows is a run unless it is another option, or a task or signature, which has more than letters.
+            if word == "--resume" and (following.startswith("-") or set(following) & set("/ :>")):
                 filled.append(NEWEST)
         return super().parse_args(ctx, filled)
 

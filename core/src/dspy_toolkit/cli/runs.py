@@ -87,7 +87,9 @@ def _line(run: "Run") -> dict[str, Any]:
 
 
 def _command(run: "Run") -> str | None:
-    return f"dspy-toolkit optimize {run.task} --resume {run.id}" if run.resumable else None
+    from dspy_toolkit.optimize.again import command
+
+    return command(run) if run.resumable else None
 
 
 def _show(output: Output, id: str) -> None:
