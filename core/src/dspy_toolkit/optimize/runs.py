@@ -20,7 +20,7 @@ from dspy_toolkit.errors import OptimizationError, UnknownNameError
 from dspy_toolkit.optimize.data import plain
 from dspy_toolkit.optimize.journal import read_journal
 
-__all__ = ["Run", "RunStatus", "Runs", "identity_key"]
+__all__ = ["Run", "RunStatus", "Runs", "identity_key", "is_written"]
 
 RunStatus = Literal["running", "finished", "budget", "interrupted", "failed", "killed"]
 """`killed`: nobody writes and no end was recorded. `budget`: a budget ended it, well."""
@@ -84,7 +84,7 @@ def _run(folder: Path) -> Run:
         raise OptimizationError(f"The record in {folder} does not say what the run was asked to do.")
     # A run that was resumed has an end for each time it ended; what was begun after the last end is open.
     end = entries[-1] if entries[-1].kind == "end" else None
-    status: RunStatus = end.data["status"] if end is not None else ("running" if _held(folder) else "killed")
+    status: RunStatus = end.data["status"] if end is not None else ("running" if is_written(folder) else "killed")
     return Run(
         id=folder.name,
         folder=folder,
@@ -95,7 +95,8 @@ def _run(folder: Path) -> Run:
     )
 
 
-def _held(folder: Path) -> bool:
+def is_written(folder: Path) -> bool:
+    """Whether a process has the journal in `folder` open for writing."""
     try:
         with FileLock(folder / "lock", blocking=False):
             return False
