@@ -39,7 +39,9 @@ IDENTITY = {
     "data_digest": "d" * 64,
     "rows": {"train": 6, "validation": 2, "test": 4},
     "fingerprint": "f" * 64,
-    "toolkit": "0.1.0",
+    "model_options": {"temperature": 0.0},
+    "program": "9" * 64,
+    "version": "0.1.0",
 }
 
 
@@ -254,13 +256,13 @@ class Found:
     @property
     def traces(self):
         found = self.client.search_traces(locations=[self.experiment], run_id=self.id, max_results=500)
-        return sorted(found, key=lambda trace: trace.data.spans[0].inputs["messages"][-1]["content"])
+        return sorted(found, key=lambda trace: trace.data.spans[0].start_time_ns)
 
     def history(self, key):
         return [(point.step, point.value) for point in self.client.get_metric_history(self.id, key)]
 
     def table(self, path):
-        return mlflow.load_table(path, run_ids=[self.id])
+        return self.client.load_table(self.experiment, path, run_ids=[self.id])
 
     def artifacts(self, path=None, run=None):
         return sorted(each.path for each in self.client.list_artifacts(run or self.id, path))

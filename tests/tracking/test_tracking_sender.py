@@ -109,7 +109,7 @@ def test_calls_are_traces_with_their_own_times(written, target, found):
     run.call("search", cached=True)
     run.end()
     there = found(target.uri, send(run, target).folder.name)
-    first, third, second = there.traces
+    first, second, third = there.traces
     span = first.data.spans[0]
     assert [message["role"] for message in span.inputs["messages"]] == ["system", "user"]
     assert span.outputs["choices"][0]["message"]["content"] == "Paris"
@@ -233,6 +233,20 @@ def test_values_that_are_too_long_are_cut_not_refused(written, target, found):
     assert there.tags["dspy-toolkit.reason"].endswith("y...")
 
 
+def test_text_that_databases_refuse_does_not_hold_back_a_run(written, target, found):
+    run = written().begin()
+    odd = "null \0 and half a pair: \\ud800"
+    run.journal.append("call", {"prompt": [{"role": "user", "text": "\0"}], "outputs": [odd, {"text": "\0", "x": 1}]})
+    text = '{"stage": "search", "outputs": ["' + odd.replace("\0", "\\u0000") + '"], "prompt": [], "error": "\\udfff"}'
+    run.journal.close()
+    with sqlite3.connect(run.folder / "journal.db") as journal:
+        journal.execute("INSERT INTO entries (time, kind, key, data) VALUES (?, 'call', '', ?)", (time.time(), text))
+    there = found(target.uri, send(run, target).folder.name)
+    answers = [choice["message"]["content"] for choice in there.traces[0].data.spans[0].outputs["choices"]]
+    assert answers == ["null \ufffd and half a pair: \\ud800", "\ufffd"]
+    assert there.traces[1].data.spans[0].outputs["choices"][0]["message"]["content"].endswith("\ufffd")
+
+
 def test_a_store_that_cannot_be_written_is_one_line_and_is_sent_later(written, target, found, tmp_path):
     run = written().optimization(candidates=())
     holder = sqlite3.connect(tmp_path / "mlflow.db")
@@ -295,9 +309,6 @@ def test_the_process_follows_a_run_to_its_end_and_leaves(written, config, target
     assert (there.status, len(there.children), len(there.traces)) == ("FINISHED", 2, 2)
     with FileLock(run.folder / "tracking.lock", timeout=30):
         pass  # it has let go
-    assert b"mlflow" not in (run.folder / "tracking.json").read_bytes().replace(b"mlflow_run", b"").replace(
-        b"mlflow.db", b""
-    )
 
 
 WRITER = """
@@ -338,7 +349,7 @@ def test_the_process_outlives_a_run_that_is_killed_and_closes_it(target, found, 
     there = found(target.uri, "killed")
     assert there.status == "KILLED"
     entries = len(list(sqlite3.connect(folder / "journal.db").execute("SELECT seq FROM entries")))
-    assert len(there.traces) == min(entries - 1, 200 // 3 * 2 + 1)
+    assert len(there.traces) == min(entries - 1, 133)  # two thirds of the room are for the baseline and the search
     with FileLock(folder / "tracking.lock", timeout=30):
         pass
 

@@ -6,11 +6,13 @@ metrics while it goes, `usage/...` what it used so far, the rest is what came ou
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.optimize.journal import Entry, read_journal
 from dspy_toolkit.tracking.calls import Calls
+from dspy_toolkit.tracking.storable import storable
 from dspy_toolkit.tracking.tables import error_table, row_tables
 from dspy_toolkit.tracking.update import Candidate, Data, Status, Update
 
@@ -19,6 +21,9 @@ __all__ = ["Story"]
 _STATUS: dict[str, Status] = {
     "finished": "FINISHED", "budget": "FINISHED", "interrupted": "KILLED", "killed": "KILLED", "failed": "FAILED"
 }  # fmt: skip
+_GROUPS = {"parameters": "optimizer", "model_options": "model", "rows": "rows"}
+"""What an identity holds several values under, and what MLflow shows before their names."""
+
 _SHOWN = 6_000  # characters of the description; MLflow refuses tags of more than 8,000
 
 
@@ -45,7 +50,7 @@ class Story:
         self._last = entry.time
         read = getattr(self, f"_read_{entry.kind}", None)
         if read is not None:
-            read(entry, update)
+            read(replace(entry, data=storable(entry.data)), update)
 
     def close(self, update: Update) -> None:
         """The end of a run whose process is gone without recording one."""
@@ -104,6 +109,8 @@ class Story:
         number = found.get("number")
         number = number if isinstance(number, int) else entry.seq
         score = found.get("score")
+        if score is None and found.get("state") is None:
+            return  # only mentioned; the next one is the same, improved
         update.candidates.append(
             Candidate(
                 key=f"{found.get('stage', 'search')}/{number}",
@@ -135,8 +142,8 @@ class Story:
             update.tags["dspy-toolkit.version"] = str(data["version"])
         result = data.get("result") or {}
         self._results(result, time, update)
-        rows = list(result.get("rows") or ()) if isinstance(result.get("rows"), list) else []
-        rows = [entry.data for entry in read_journal(self.folder, "row")] or rows
+        rows = [storable(entry.data) for entry in read_journal(self.folder, "row")]
+        rows = rows or (result["rows"] if isinstance(result.get("rows"), list) else [])
         update.tables |= {f"{stage}.json": table for stage, table in row_tables(rows).items()}
         if errors := error_table(result.get("errors") or ()):
             update.tables["errors.json"] = errors
@@ -173,12 +180,17 @@ class Story:
 
 def _params(identity: Mapping[str, Any]) -> dict[str, str]:
     """What the run was asked to do: its plain values, and the parameters of its optimizer."""
-    plain = ("task", "optimizer", "metric", "model", "adapter", "seed", "version", "program")
-    params = {name: str(identity[name]) for name in plain if identity.get(name) is not None}
-    for group, values in (("optimizer", identity.get("parameters")), ("rows", identity.get("rows"))):
-        for name, value in (values if isinstance(values, Mapping) else {}).items():
-            params[f"{group}.{name}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    known = {"kind", "data_digest", "fingerprint", "version", "toolkit", *_GROUPS}
+    params = {name: _text(value) for name, value in identity.items() if name not in known and value is not None}
+    for group, prefix in _GROUPS.items():
+        values = identity.get(group)
+        if isinstance(values, Mapping):
+            params |= {f"{prefix}.{name}"[:250]: _text(value) for name, value in values.items()}
     return params
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _summary(result: Mapping[str, Any]) -> list[str]:

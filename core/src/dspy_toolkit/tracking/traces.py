@@ -64,7 +64,7 @@ def _attributes(run: str, call: Call, trace_id: str) -> dict[str, Any]:
         # The shape of OpenAI's chat API is what MLflow's pages show as a conversation.
         "mlflow.spanInputs": {"messages": call.messages},
         "mlflow.spanOutputs": {
-            "choices": [{"message": {"role": "assistant", "content": output}} for output in call.outputs]
+            "choices": [{"message": {"role": "assistant", **_output(output)}} for output in call.outputs]
         },
         "mlflow.llm.model": call.model,
         "mlflow.chat.tokenUsage": {**tokens, "total_tokens": sum(tokens.values())},
@@ -77,3 +77,8 @@ def _attributes(run: str, call: Call, trace_id: str) -> dict[str, Any]:
         "mlflow.traceTag.dspy-toolkit.stage": call.stage,
         "mlflow.traceTag.dspy-toolkit.cached": str(call.cached).lower(),
     }
+
+
+def _output(output: Any) -> dict[str, Any]:
+    """DSPy gives a text, or a text with what else the model gave: reasoning, tool calls."""
+    return {**output, "content": output.get("text")} if isinstance(output, dict) else {"content": output}
