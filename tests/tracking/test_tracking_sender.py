@@ -185,16 +185,16 @@ def test_a_killed_run_is_closed_and_a_resumed_one_goes_on_in_the_same_run(writte
     first = found(target.uri, send(run, target).folder.name)
     assert (first.status, first.tags["dspy-toolkit.status"]) == ("KILLED", "killed")
     assert list(first.table("baseline.json")["score"]) == [0.0, 100.0]
-    assert unsent(run.folder.parent) == []
+    assert unsent(run.folder.parent, target) == []
 
     run.journal = Journal(run.folder)
     run.journal.append("run", {"task": "quiz/capitals"})
     run.candidate(1, 70.0)
     run.end(result={"baseline": {"score": 50.0, "low": 0.0, "high": 100.0, "n": 2}})
-    assert unsent(run.folder.parent) == [run.folder]
+    assert unsent(run.folder.parent, target) == [run.folder]
     second = found(target.uri, send(run, target).folder.name)
     assert (second.id, second.status, len(second.children)) == (first.id, "FINISHED", 1)
-    assert unsent(run.folder.parent) == []
+    assert unsent(run.folder.parent, target) == []
 
 
 def test_a_run_deleted_in_mlflow_is_sent_whole_again(written, target, found):
@@ -260,7 +260,7 @@ def test_a_store_that_cannot_be_written_is_one_line_and_is_sent_later(written, t
     assert "mlflow.db cannot be written: " in notes[0]
     assert "locked" in notes[0]
     assert read_state(run.folder).problem == notes[0]
-    assert unsent(run.folder.parent) == [run.folder]
+    assert unsent(run.folder.parent, target) == [run.folder]
     send(run, target)
     assert read_state(run.folder).problem == ""
     assert found(target.uri, run.folder.name).status == "FINISHED"

@@ -1,9 +1,12 @@
 """Starting the process that sends a run, so that the run itself neither waits for MLflow nor imports it."""
 
 import json
+import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +16,12 @@ from dspy_toolkit.tracking.state import TrackingState, read_state, write_state
 from dspy_toolkit.tracking.target import INSTALL, Target, installed
 
 if TYPE_CHECKING:
+    from dspy_toolkit.optimize.events import EventSink
     from dspy_toolkit.settings import DSPyConfig
 
-__all__ = ["Tracking", "start_tracking"]
+__all__ = ["Tracking", "start_tracking", "tracked"]
+
+_logger = logging.getLogger("dspy_toolkit.tracking")
 
 
 class Tracking:
@@ -55,6 +61,25 @@ def start_tracking(folder: Path, config: "DSPyConfig") -> Tracking | None:
     except OSError as error:
         return Tracking(folder, f"The process that sends runs to MLflow cannot be started ({error.strerror or error}).")
     return Tracking(folder)
+
+
+@contextmanager
+def tracked(folder: Path, config: "DSPyConfig", on_event: "EventSink | None" = None) -> Iterator[None]:
+    """Around a run whose journal is in `folder`: it is sent as it goes, and at its end one note says if that failed.
+
+    The note is an event, or, without a sink for events, a warning in the log. Raises what `start_tracking` raises.
+    """
+    tracking = start_tracking(folder, config)
+    try:
+        yield
+    finally:
+        note = tracking.note if tracking is not None else ""
+        if note and on_event is not None:
+            from dspy_toolkit.optimize.events import Event
+
+            on_event(Event(kind="note", stage="search", message=note))
+        elif note:
+            _logger.warning("%s", note)
 
 
 def _start(folder: Path, target: Target) -> None:

@@ -175,19 +175,22 @@ def _cause(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error)
 
 
-def unsent(root: Path) -> list[Path]:
-    """The runs under `root` that were to be tracked, of which MLflow has not everything and that nobody writes."""
-    found = []
-    for file in sorted(root.glob("*/tracking.json")):
-        state = read_state(file.parent)
-        if state is not None and is_behind(file.parent, state) and not is_written(file.parent):
-            found.append(file.parent)
-    return found
+def unsent(root: Path, target: Target) -> list[Path]:
+    """The runs under `root` that were to be tracked, of which `target` has not everything and that nobody writes."""
+    return [
+        file.parent
+        for file in sorted(root.glob("*/tracking.json"))
+        if (file.parent / "journal.db").is_file()
+        and is_behind(file.parent, read_state(file.parent), target)
+        and not is_written(file.parent)
+    ]
 
 
-def is_behind(folder: Path, state: TrackingState) -> bool:
-    """Whether MLflow lacks something of the run in `folder`."""
-    return not state.closed or next(iter(read_journal(folder, after=state.seq)), None) is not None
+def is_behind(folder: Path, state: TrackingState | None, target: Target) -> bool:
+    """Whether `target` lacks something of the run in `folder`."""
+    if state is None or state.target != target.public or not state.closed:
+        return True
+    return next(read_journal(folder, after=state.seq), None) is not None
 
 
 def prepare_mlflow() -> None:
