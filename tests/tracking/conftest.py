@@ -25,6 +25,13 @@ prepare_mlflow()
 import mlflow  # noqa: E402, TID253  # reads the variables set above
 from mlflow import MlflowClient  # noqa: E402, TID253
 
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent == Path(__file__).parent:  # MLflow's, about SQLAlchemy 2.1
+            item.add_marker(pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"))
+
+
 SYSTEM = "Your input fields are: 1. `question` (str)."
 BASELINE, OPTIMIZED = (0.0, 0.0, 100.0, 0.0), (100.0, 0.0, 100.0, 100.0)
 IDENTITY = {

@@ -19,8 +19,6 @@ from dspy_toolkit.tracking.sender import Sender, unsent
 from dspy_toolkit.tracking.state import read_state, write_state
 from dspy_toolkit.tracking.target import Target
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's, about SQLAlchemy 2.1
-
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory):
