@@ -9,13 +9,15 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
-from dspy_toolkit.errors import BundleError, OptimizationInterrupted
+from dspy_toolkit.errors import BundleError, OptimizationError, OptimizationInterrupted
 from dspy_toolkit.metrics import Metric
 from dspy_toolkit.modules import ModuleRegistry, ProjectSignatureConfig
 from dspy_toolkit.optimize import (
     EventSink,
+    Limits,
     OptimizationResult,
     OptimizerType,
+    Runs,
     Situation,
     check_parameters,
     choose,
@@ -25,12 +27,17 @@ from dspy_toolkit.optimize import (
     prepare,
     read_dataset,
 )
+from dspy_toolkit.optimize.again import asked_again, limits_given
+from dspy_toolkit.optimize.identity import differences, identity
+from dspy_toolkit.optimize.run import Saved
+from dspy_toolkit.optimize.runs import identity_key
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.program import Program
 from dspy_toolkit.settings import DSPyConfig
 from dspy_toolkit.signatures.registry import SignatureRegistry
 from dspy_toolkit.store import Store, Version, load_program, read_bundle
 from dspy_toolkit.task import Task
+from dspy_toolkit.tracking import tracked
 from dspy_toolkit.types import MetricEntry, TaskData, TaskEntry, resolve
 
 __all__ = ["DSPyFramework"]
@@ -51,6 +58,7 @@ class DSPyFramework:
         self.signature_registry = SignatureRegistry(self.plugins)
         self.modules = ModuleRegistry()
         self.store = Store(self.config.store)
+        self.runs = Runs(self.config.runs)
         self._lms: dict[tuple[Any, ...], dspy.LM] = {}
         self._lock = threading.Lock()
         os.environ["DSPY_TOOLKIT_CACHE"] = str(self.config.cache)
@@ -145,6 +153,11 @@ class DSPyFramework:
         rows: Mapping[str, int] | None = None,
         on_event: EventSink | None = None,
         stop: threading.Event | None = None,
+        num_threads: int | None = None,
+        limits: Limits | None = None,
+        max_errors: int | None = None,
+        resume: str | bool = False,
+        save: Callable[[OptimizationResult], Saved] | None = None,
         **parameters: Any,
     ) -> OptimizationResult:
         """Optimize a module and measure it on held-out rows before and after. `module` is left as it was.
@@ -154,6 +167,9 @@ class DSPyFramework:
         is a metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result.
         `optimizer` is a name (`bootstrap` if none is given), or `auto`, which chooses by the data, the metric and the
         model and says why in the result's `reason`. `parameters` are the optimizer's.
+        The run is recorded in the folder `runs`; `limits`, `max_errors` and `save` are those of
+        `dspy_toolkit.optimize.optimize`. `resume` goes on with a recorded run, that of an id or, where True, the newest
+        that was asked to do the same; limits may differ.
         Raises DataError, OptimizationError, OptimizationInterrupted (with what was found), UnknownNameError.
         """
         if isinstance(module, str):
@@ -167,29 +183,53 @@ class DSPyFramework:
         if name.lower() != OptimizerType.AUTO:
             # A typing mistake is told before a model is loaded.
             check_parameters(resolve(find_optimizer(self.plugins, name).entry.optimizer), name, parameters)
-        data = prepare(dataset, module, rows=rows, seed=self._seed(seed))
+        seed, num_threads = self._seed(seed), num_threads or self.config.num_threads
+        max_errors = self.config.max_errors if max_errors is None else max_errors
+        options = {
+            "optimizer": name,
+            "model": model or self.config.model,
+            "seed": seed,
+            "rows": dict(rows or {}),
+            "parameters": dict(parameters),
+            "num_threads": num_threads,
+            "limits": limits_given(limits),
+            "max_errors": max_errors,
+        }
+        data = prepare(dataset, module, rows=rows, seed=seed)
         metric, lm = self.metric(metrics), self.lm(model)
         if name.lower() == OptimizerType.AUTO:
             choice = choose(Situation.of(module, data, metric, lm, task_type=task_type))
             name, reason, parameters = choice.optimizer, choice.reason, {**choice.parameters, **parameters}
-        found = find_optimizer(self.plugins, name)
-        return optimize(
-            module,
-            data=data,
-            metric=metric,
-            optimizer=resolve(found.entry.optimizer),
-            optimizer_name=found.entry.name,
-            parameters=parameters,
-            lm=lm,
-            adapter=self.adapter(),
-            seed=self._seed(seed),
-            num_threads=self.config.num_threads,
-            task=task_type,
-            reason=reason,
-            connect=self.lm,
-            on_event=on_event,
-            stop=stop,
-        )
+        found = find_optimizer(self.plugins, name).entry
+        function = resolve(found.optimizer)
+        asked: dict[str, Any] = {
+            "program": module,
+            "data": data,
+            "parameters": check_parameters(function, found.name, parameters),
+            "lm": lm,
+            "adapter": self.adapter(),
+            "seed": seed,
+            "task": task_type,
+        }
+        if resume is True:
+            resume = self._unfinished(identity(**asked, metric=metric.name, optimizer=found.name))
+        with self.runs.open(resume or None) as journal, tracked(journal.folder, self.config, on_event):
+            return optimize(
+                **asked,
+                metric=metric,
+                optimizer=function,
+                optimizer_name=found.name,
+                num_threads=num_threads,
+                reason=reason,
+                connect=self.lm,
+                on_event=on_event,
+                stop=stop,
+                limits=limits,
+                max_errors=max_errors,
+                journal=journal,
+                options=options,
+                save=save,
+            )
 
     def optimize_task(
         self,
@@ -202,46 +242,98 @@ class DSPyFramework:
         parameters: Mapping[str, Any] | None = None,
         on_event: EventSink | None = None,
         stop: threading.Event | None = None,
+        num_threads: int | None = None,
+        limits: Limits | None = None,
+        max_errors: int | None = None,
+        resume: str | bool = False,
     ) -> tuple[OptimizationResult, Version]:
         """Optimize a task with its own data, metric and defaults, and store the result as its next version.
 
-        Defaults: arguments, then the project's settings, then the task's own. Raises as `optimize_module`.
+        Defaults: arguments, then the project's settings, then the task's own; with `resume`, those the run was begun
+        with, and an argument that is another one is an error. Raises as `optimize_module`.
         """
         task = self.task(name)
-        project = self.config.project(task.project)
-        optimizer = optimizer or project.optimizer or task.entry.optimizer
-        # Parameters belong to the optimizer they were written for.
-        defaults = dict(task.entry.optimizer_params) if optimizer == task.entry.optimizer else {}
-        if optimizer == (project.optimizer or task.entry.optimizer):
-            defaults |= project.optimizer_params
+        options: dict[str, Any]
+        if resume is False:
+            options = {
+                **self._options(task, optimizer, model, rows or {}, parameters or {}),
+                "seed": seed,
+                "num_threads": num_threads,
+                "limits": limits,
+                "max_errors": max_errors,
+            }
+        else:
+            run = self.runs.find(task.name, None if resume is True else resume)
+            resume = run.id
+            options = asked_again(
+                run,
+                self.plugins,
+                optimizer=optimizer,
+                model=model,
+                seed=seed,
+                rows=rows or {},
+                parameters=parameters or {},
+                num_threads=num_threads,
+                limits=limits,
+                max_errors=max_errors,
+            )
+        stored: list[Version] = []
+
+        def save(result: OptimizationResult) -> Saved:
+            version = self.store.save(result, example_inputs=task.example_inputs(), adapter=self.adapter())
+            stored.append(version)
+            return f"{version.task}@{version.name}", str(version.bundle.path)
+
         try:
             result = self.optimize_module(
                 task.program(),
                 task.data(),
                 task.metric(),
                 task_type=task.name,
-                optimizer=optimizer,
-                model=model or project.model,
-                seed=seed,
-                rows={**task.entry.rows, **project.rows, **(rows or {})},
                 on_event=on_event,
                 stop=stop,
-                **{**defaults, **(parameters or {})},
+                resume=resume,
+                save=save,
+                **options,
             )
-        except OptimizationInterrupted as interruption:
-            raise self._kept(task, interruption) from None
-        version = self.store.save(result, example_inputs=task.example_inputs(), adapter=self.adapter())
-        return result, version
+        except OptimizationError as error:
+            if not isinstance(error.partial, OptimizationResult) or not error.partial.run:
+                raise
+            raise _going_on(task.name, error, stored) from error
+        return result, stored[-1]
 
-    def _kept(self, task: Task, interruption: OptimizationInterrupted) -> OptimizationInterrupted:
-        """The interruption, with what it leaves behind stored and told."""
-        kept = "Finished LM calls are kept"
-        partial = interruption.partial
-        if isinstance(partial, OptimizationResult) and partial.program is not None:
-            version = self.store.save(partial, example_inputs=task.example_inputs(), adapter=self.adapter())
-            kept += f", and the best program so far is {task.name}@{version.name}, not yet measured"
-        return OptimizationInterrupted(
-            f"{interruption} {kept}. The same command again goes on from here.", partial=partial
+    def _options(
+        self,
+        task: Task,
+        optimizer: str | None,
+        model: str | None,
+        rows: Mapping[str, int],
+        parameters: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """What is given, over the project's settings, over the task's own."""
+        project = self.config.project(task.project)
+        optimizer = optimizer or project.optimizer or task.entry.optimizer
+        # Parameters belong to the optimizer they were written for.
+        defaults = dict(task.entry.optimizer_params) if optimizer == task.entry.optimizer else {}
+        if optimizer == (project.optimizer or task.entry.optimizer):
+            defaults |= project.optimizer_params
+        return {
+            "optimizer": optimizer,
+            "model": model or project.model,
+            "rows": {**task.entry.rows, **project.rows, **rows},
+            **defaults,
+            **parameters,
+        }
+
+    def _unfinished(self, asked: Mapping[str, Any]) -> str:
+        """The newest unfinished run that was asked to do this."""
+        run = self.runs.unfinished(identity_key(asked))
+        if run is not None:
+            return run.id
+        other = self.runs.find(asked["task"])
+        raise OptimizationError(
+            f"No unfinished run was asked to do this. The newest, {other.id}, was asked something else: "
+            f"{'; '.join(differences(other.identity, asked))}."
         )
 
     def metric(self, metrics: AnyMetric | Sequence[AnyMetric]) -> Metric:
@@ -255,3 +347,15 @@ class DSPyFramework:
 
     def _seed(self, seed: int | None) -> int:
         return self.config.seed if seed is None else seed
+
+
+def _going_on(task: str, error: OptimizationError, stored: Sequence[Version]) -> OptimizationError:
+    """The error, with what it leaves behind and the command that goes on from there."""
+    command = f"dspy-toolkit optimize {task} --resume {error.partial.run}"
+    if not isinstance(error, OptimizationInterrupted):
+        larger = " and a larger budget" if error.partial.status == "budget" else ""
+        return OptimizationError(f"{error} Go on, once that is mended, with: {command}{larger}", partial=error.partial)
+    kept = "What is done is kept"
+    if stored:
+        kept += f", and the best program so far is {task}@{stored[-1].name}, not yet measured"
+    return OptimizationInterrupted(f"{error} {kept}. Go on with: {command}", partial=error.partial)

@@ -38,8 +38,20 @@ def _root(
 
 def main() -> None:
     """Entry point of the console script."""
-    from dspy_toolkit.cli import config, demo, doctor, optimize, plugins, run, signatures, tasks, track, validate
+    from dspy_toolkit.cli import (
+        config,
+        demo,
+        doctor,
+        optimize,
+        plugins,
+        run,
+        runs,
+        signatures,
+        tasks,
+        track,
+        validate,
+    )
 
-    for verb in (demo, optimize, run, tasks, signatures, validate, plugins, track, config, doctor):
+    for verb in (demo, optimize, runs, track, run, tasks, signatures, validate, plugins, config, doctor):
         verb.add_to(app)
     app()
