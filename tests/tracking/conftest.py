@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import shutil
 import socket
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -203,9 +205,40 @@ def config(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
 
     def make(**tracking):
-        return DSPyConfig(runs=tmp_path / "runs", store=tmp_path / "programs", tracking=tracking)
+        return DSPyConfig(
+            runs=tmp_path / "runs", store=tmp_path / "programs", cache=tmp_path / "cache", tracking=tracking
+        )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory):
+    """MLflow's empty tables, which take seconds to make."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def target(config, tmp_path, database):
+    shutil.copy(database, tmp_path / "mlflow.db")
+    return Target.of(config())
+
+
+@pytest.fixture
+def waited():
+    """Waits until something is so; False if it never was."""
+
+    def wait(condition, *, seconds=150):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if condition():
+                return True
+            time.sleep(0.1)
+        return False
+
+    return wait
 
 
 class RealServer:

@@ -42,8 +42,8 @@ def track(tmp_path, config):
     return run
 
 
-def test_send_and_status_tell_what_mlflow_has(written, track, found, tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_send_and_status_tell_what_mlflow_has(written, track, target, found):
+    uri = target.uri
     first, second, third = written("20261121-1"), written("20261121-2"), written("20261121-3")
     for run in (first, second):
         run.begin().end()
@@ -101,7 +101,7 @@ def test_doctor_and_config_show_say_where_runs_go(track, server, tmp_path):
 
 
 @pytest.mark.slow
-def test_ui_shows_what_was_sent_until_ctrl_c(written, track, server):
+def test_ui_shows_what_was_sent_until_ctrl_c(written, track, target, server):
     written("20261121-1").optimization()
     assert track("send", "--all").returncode == 0
     ui = track.start("track", "ui", "--port", str(server.port), "--json")

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 import urllib.request
 
 import pytest
@@ -15,15 +14,6 @@ from dspy_toolkit.tracking.state import read_state
 from dspy_toolkit.tracking.target import Target
 
 
-def waited(condition, *, seconds=90):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def page(url, data=None):
     request = urllib.request.Request(url, json.dumps(data).encode() if data else None)
     request.add_header("Content-Type", "application/json")
@@ -33,7 +23,7 @@ def page(url, data=None):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_down_comes_up_dies_and_comes_back(written, config, server, found):
+def test_a_server_that_is_down_comes_up_dies_and_comes_back(written, config, server, found, waited):
     run = written().begin()
     run.journal.flush()
     tracking = start_tracking(run.folder, config(uri=server.uri))
@@ -77,7 +67,7 @@ def test_a_server_that_is_down_comes_up_dies_and_comes_back(written, config, ser
     assert json.loads(page(artifact))["columns"][0] == "row"
 
 
-def test_a_run_does_not_wait_for_a_server_that_is_not_there(written, config, server):
+def test_a_run_does_not_wait_for_a_server_that_is_not_there(written, config, server, waited):
     notes = []
     run = written()
     started = threading.active_count()
@@ -90,7 +80,7 @@ def test_a_run_does_not_wait_for_a_server_that_is_not_there(written, config, ser
     assert threading.active_count() <= started + 1
 
 
-def test_without_a_sink_the_note_is_a_warning(written, config, server, caplog):
+def test_without_a_sink_the_note_is_a_warning(written, config, server, waited, caplog):
     run = written()
     with tracked(run.folder, config(uri=server.uri)):
         run.begin().end()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -74,7 +75,9 @@ class Mirror:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return self._client.create_experiment(name, artifact_location=artifacts and f"{artifacts}/{name}")
+                return self._client.create_experiment(
+                    name, artifact_location=artifacts and f"{artifacts}/{quote(name, safe='')}"
+                )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

@@ -59,6 +59,8 @@ class Sender:
             raise TrackingError(f"The run {self._folder.name} is being sent by another process.") from None
         except OptimizationError as error:
             raise TrackingError(str(error)) from error
+        except OSError as error:
+            raise TrackingError(f"The folder {self._folder} cannot be written: {error.strerror or error}.") from error
 
     def _follow(self) -> bool:
         looked_again = False
