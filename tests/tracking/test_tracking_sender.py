@@ -15,7 +15,7 @@ from filelock import FileLock
 from dspy_toolkit.errors import TrackingError
 from dspy_toolkit.optimize.journal import Journal
 from dspy_toolkit.tracking import start_tracking
-from dspy_toolkit.tracking.sender import Sender, unsent
+from dspy_toolkit.tracking.sender import Sender, is_behind, unsent
 from dspy_toolkit.tracking.state import read_state, write_state
 from dspy_toolkit.tracking.target import Target
 
@@ -158,16 +158,16 @@ def test_a_killed_run_is_closed_and_a_resumed_one_goes_on_in_the_same_run(writte
     first = found(target.uri, send(run, target).folder.name)
     assert (first.status, first.tags["dspy-toolkit.status"]) == ("KILLED", "killed")
     assert list(first.table("baseline.json")["score"]) == [0.0, 100.0]
-    assert unsent(run.folder.parent, target) == []
+    assert unsent(run.folder.parent) == []
 
     run.journal = Journal(run.folder)
     run.journal.append("run", {"task": "quiz/capitals"})
     run.candidate(1, 70.0)
     run.end(result={"baseline": {"score": 50.0, "low": 0.0, "high": 100.0, "n": 2}})
-    assert unsent(run.folder.parent, target) == [run.folder]
+    assert unsent(run.folder.parent) == [run.folder]
     second = found(target.uri, send(run, target).folder.name)
     assert (second.id, second.status, len(second.children)) == (first.id, "FINISHED", 1)
-    assert unsent(run.folder.parent, target) == []
+    assert unsent(run.folder.parent) == []
 
 
 def test_a_run_deleted_in_mlflow_is_sent_whole_again(written, target, found):
@@ -188,6 +188,8 @@ def test_another_target_gets_everything_too(written, target, found, tmp_path, da
     (tmp_path / "other").mkdir()
     shutil.copy(database, tmp_path / "other" / "mlflow.db")
     other = Target(uri=f"sqlite:///{tmp_path}/other/mlflow.db", artifacts=(tmp_path / "other" / "files").as_uri())
+    assert is_behind(run.folder, other)
+    assert unsent(run.folder.parent) == []  # it is complete; nobody asked for a copy elsewhere
     send(run, other)
     assert len(found(other.uri, run.folder.name).traces) == len(found(target.uri, run.folder.name).traces) == 11
 
@@ -234,7 +236,7 @@ def test_a_store_that_cannot_be_written_is_one_line_and_is_sent_later(written, t
     assert "mlflow.db cannot be written: " in notes[0]
     assert "locked" in notes[0]
     assert read_state(run.folder).problem == notes[0]
-    assert unsent(run.folder.parent, target) == [run.folder]
+    assert unsent(run.folder.parent) == [run.folder]
     send(run, target)
     assert read_state(run.folder).problem == ""
     assert found(target.uri, run.folder.name).status == "FINISHED"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
+_OTHER_SENDER = 30.0  # seconds; a process that still waits for the server after its run ends before that
+
 
 def add_to(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Runs in MLflow: look at them, send what is missing.")
@@ -91,7 +93,7 @@ def _send(output: "Output", folder: Path, target: "Target") -> dict[str, Any]:
 
     sender, problem = Sender(folder, target), ""
     try:
-        if not sender.send():
+        if not sender.send(wait=_OTHER_SENDER):
             problem = sender.state.problem
     except TrackingError as error:
         problem = str(error)
@@ -105,15 +107,14 @@ def _send(output: "Output", folder: Path, target: "Target") -> dict[str, Any]:
 def _wanted(config: "DSPyConfig", ids: list[str], everything: bool, target: "Target") -> list[Path]:
     from dspy_toolkit.optimize.runs import Runs
     from dspy_toolkit.tracking.sender import is_behind, unsent
-    from dspy_toolkit.tracking.state import read_state
 
     runs = Runs(config.runs)
     if ids:
         return [runs.get(id).folder for id in ids]
     if not everything:
-        return unsent(config.runs, target)
+        return unsent(config.runs)
     ended = [run.folder for run in reversed(runs.all()) if run.status != "running"]
-    return [folder for folder in ended if is_behind(folder, read_state(folder), target)]
+    return [folder for folder in ended if is_behind(folder, target)]
 
 
 def _add_status(group: typer.Typer) -> None:
@@ -146,8 +147,8 @@ def _row(run: Any, target: "Target") -> dict[str, Any]:
 
     state = read_state(run.folder)
     if state is None or state.target != target.public:
-        sent = "no"
-    elif is_behind(run.folder, state, target):
+        state, sent = None, "no"
+    elif is_behind(run.folder, target):
         sent = "in part" if state.seq else "not yet"
     else:
         sent = "yes"

@@ -51,7 +51,7 @@ def _send(folder: Path, target: Target) -> int:
     prepare_mlflow()
     if not Sender(folder, target, linger=LINGER).send(wait=OTHER_SENDER):
         return 1
-    for other in unsent(folder.parent, target):
+    for other in unsent(folder.parent):
         with contextlib.suppress(ToolkitError):  # its problem is in its own tracking.json
             if not Sender(other, target).send():
                 return 1

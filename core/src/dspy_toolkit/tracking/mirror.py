@@ -73,11 +73,10 @@ class Mirror:
         from mlflow.exceptions import MlflowException
 
         found = self._client.get_experiment_by_name(name)
+        place = artifacts and f"{artifacts}/{quote(name, safe='')}"
         if found is None:
             try:
-                return self._client.create_experiment(
-                    name, artifact_location=artifacts and f"{artifacts}/{quote(name, safe='')}"
-                )
+                return self._client.create_experiment(name, artifact_location=place)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

@@ -177,22 +177,29 @@ def _cause(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error)
 
 
-def unsent(root: Path, target: Target) -> list[Path]:
-    """The runs under `root` that were to be tracked, of which `target` has not everything and that nobody writes."""
+def unsent(root: Path) -> list[Path]:
+    """The runs under `root` that were begun to be sent, and not to their end, and that nobody writes.
+
+    One that is complete elsewhere is not among them: a new `uri` in the settings does not move what was there before.
+    """
     return [
         file.parent
         for file in sorted(root.glob("*/tracking.json"))
-        if (file.parent / "journal.db").is_file()
-        and is_behind(file.parent, read_state(file.parent), target)
+        if (state := read_state(file.parent)) is not None
+        and (file.parent / "journal.db").is_file()
+        and _incomplete(file.parent, state)
         and not is_written(file.parent)
     ]
 
 
-def is_behind(folder: Path, state: TrackingState | None, target: Target) -> bool:
+def is_behind(folder: Path, target: Target) -> bool:
     """Whether `target` lacks something of the run in `folder`."""
-    if state is None or state.target != target.public or not state.closed:
-        return True
-    return next(read_journal(folder, after=state.seq), None) is not None
+    state = read_state(folder)
+    return state is None or state.target != target.public or _incomplete(folder, state)
+
+
+def _incomplete(folder: Path, state: TrackingState) -> bool:
+    return not state.closed or next(read_journal(folder, after=state.seq), None) is not None
 
 
 def prepare_mlflow() -> None:
