@@ -270,23 +270,6 @@ def test_a_run_that_wrote_nothing_is_no_run(written, target):
 # --- the process
 
 
-def test_the_process_follows_a_run_to_its_end_and_leaves(written, config, target, found, waited):
-    run = written().begin()
-    run.journal.flush()
-    tracking = start_tracking(run.folder, config())
-    run.candidate(1, 70.0)
-    assert waited(lambda: read_state(run.folder).seq > 0)
-    assert found(target.uri, run.folder.name).status == "RUNNING"
-    assert tracking.note == ""
-    run.candidate(2, 80.0)
-    run.end()
-    assert waited(lambda: read_state(run.folder).closed)
-    there = found(target.uri, run.folder.name)
-    assert (there.status, len(there.children), len(there.traces)) == ("FINISHED", 2, 2)
-    with FileLock(run.folder / "tracking.lock", timeout=30):
-        pass  # it has let go
-
-
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -294,7 +277,7 @@ from dspy_toolkit.optimize.journal import Journal
 from dspy_toolkit.settings import DSPyConfig
 from dspy_toolkit.tracking import start_tracking
 root = Path(sys.argv[1])
-journal = Journal(root / "runs" / "killed")
+journal = Journal(root / "runs" / sys.argv[2])
 journal.append("run", {"task": "quiz/capitals", "optimizer": "bootstrap"})
 journal.flush()
 start_tracking(journal.folder, DSPyConfig(runs=root / "runs", store=root / "programs"))
@@ -307,27 +290,28 @@ while True:
 """
 
 
-def started(tmp_path):
+def started(root, name):
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", WRITER, str(root), name], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert writer.stdout.readline() == "False False\n"  # importing MLflow is not for the run to pay
-    return writer, tmp_path / "runs" / "killed"
+    return writer, root / "runs" / name
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_the_process_outlives_a_run_that_is_killed_and_closes_it(target, found, tmp_path, number, waited):
-    writer, folder = started(tmp_path)
-    assert waited(lambda: read_state(folder).seq > 0)
-    os.killpg(writer.pid, number)  # as a terminal does: the whole group
-    writer.communicate()
-    assert waited(lambda: read_state(folder).closed)
-    there = found(target.uri, "killed")
-    assert there.status == "KILLED"
-    entries = len(list(sqlite3.connect(folder / "journal.db").execute("SELECT seq FROM entries")))
-    assert len(there.traces) == min(entries - 1, 133)  # two thirds of the room are for the baseline and the search
-    with FileLock(folder / "tracking.lock", timeout=30):
-        pass
+def test_the_process_outlives_runs_that_are_killed_and_closes_them(target, found, tmp_path, waited):
+    runs = {number: started(tmp_path, f"killed-{number}") for number in (signal.SIGKILL, signal.SIGINT)}
+    for number, (writer, folder) in runs.items():
+        assert waited(lambda folder=folder: read_state(folder).seq > 0)
+        os.killpg(writer.pid, number)  # as a terminal does: the whole group
+        writer.communicate()
+    for _, folder in runs.values():
+        assert waited(lambda folder=folder: read_state(folder).closed)
+        there = found(target.uri, folder.name)
+        assert there.status == "KILLED"
+        entries = len(list(sqlite3.connect(folder / "journal.db").execute("SELECT seq FROM entries")))
+        assert len(there.traces) == min(entries - 1, 133)  # two thirds of the room are for baseline and search
+        with FileLock(folder / "tracking.lock", timeout=60):
+            pass  # it has let go
 
 
 def test_the_next_run_sends_what_an_earlier_one_could_not(written, config, target, found, waited):
