@@ -56,6 +56,10 @@ def test_send_and_status_tell_what_mlflow_has(written, cli, target, found):
     everything = json.loads(cli("track", "send", "--all", "--json").stdout)
     assert [run["run"] for run in everything["runs"]] == ["20261121-2"]
     assert found(uri, "20261121-2").id == everything["runs"][0]["mlflow_run"]
+    there = found(uri, "20261121-2")
+    there.client.delete_run(there.id)
+    assert cli("track", "send", "20261121-2").returncode == 0
+    assert found(uri, "20261121-2").id != there.id
     shown = cli("track", "status").stdout
     assert [line.split()[-1] for line in shown.splitlines()[2:]] == ["no", "yes", "yes"]
 

@@ -72,14 +72,17 @@ def _add_send(group: typer.Typer) -> None:
         ] = False,
         as_json: Json = False,
     ) -> None:
-        """Send runs to MLflow: those named, or those that should be there and are not. Sending twice does no harm."""
+        """Send runs to MLflow: those named, from their beginning, or those that should be there and are not.
+
+        Sending twice does no harm.
+        """
         with edge(as_json) as output:
             from dspy_toolkit.tracking.sender import prepare_mlflow
 
             config, target = _configured()
             prepare_mlflow()
             folders = _wanted(config, run or [], everything, target)
-            sent = [_send(output, folder, target) for folder in folders]
+            sent = [_send(output, folder, target, anew=bool(run)) for folder in folders]
             output.document({"target": target.public, "runs": sent})
             if not sent:
                 output.print("Nothing is missing.")
@@ -87,11 +90,11 @@ def _add_send(group: typer.Typer) -> None:
                 raise typer.Exit(1)
 
 
-def _send(output: "Output", folder: Path, target: "Target") -> dict[str, Any]:
+def _send(output: "Output", folder: Path, target: "Target", *, anew: bool) -> dict[str, Any]:
     from dspy_toolkit.errors import TrackingError
     from dspy_toolkit.tracking.sender import Sender
 
-    sender, problem = Sender(folder, target), ""
+    sender, problem = Sender(folder, target, anew=anew), ""
     try:
         if not sender.send(wait=_OTHER_SENDER):
             problem = sender.state.problem

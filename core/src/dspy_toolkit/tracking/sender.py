@@ -29,11 +29,17 @@ class Sender:
     """Sends the run in `folder`; one process at a time does so for a run.
 
     `linger` is how many seconds MLflow has to come back once nothing more is written. `note` is told, once each, what
-    keeps the run from being sent.
+    keeps the run from being sent. `anew` sends also what was sent before.
     """
 
     def __init__(
-        self, folder: Path, target: Target, *, linger: float = 0.0, note: Callable[[str], None] = lambda _: None
+        self,
+        folder: Path,
+        target: Target,
+        *,
+        linger: float = 0.0,
+        note: Callable[[str], None] = lambda _: None,
+        anew: bool = False,
     ):
         self._folder = folder
         self._target = target
@@ -43,7 +49,7 @@ class Sender:
         self._mirror: Mirror | None = None
         self._read = 0  # the last entry the story has read
         known = read_state(folder)
-        ours = known is not None and known.target == target.public
+        ours = known is not None and known.target == target.public and not anew
         self.state = known if known and ours else TrackingState(target=target.public)
 
     def send(self, *, wait: float = 0.0) -> bool:
