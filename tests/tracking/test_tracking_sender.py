@@ -16,7 +16,7 @@ from dspy_toolkit.errors import TrackingError
 from dspy_toolkit.optimize.journal import Journal
 from dspy_toolkit.tracking import start_tracking
 from dspy_toolkit.tracking.sender import Sender, is_behind, unsent
-from dspy_toolkit.tracking.state import read_state, write_state
+from dspy_toolkit.tracking.state import TrackingState, read_state, write_state
 from dspy_toolkit.tracking.target import Target
 
 
@@ -140,7 +140,7 @@ def test_a_sender_that_died_between_writing_and_remembering_is_made_good(written
         assert sender.send()
         if state is not None:
             assert sender.state.mlflow_run == state.mlflow_run
-        write_state(run.folder, type(sender.state)(target=target.public, seq=seq, mlflow_run=sender.state.mlflow_run))
+        write_state(run.folder, TrackingState(target=target.public, seq=seq, mlflow_run=sender.state.mlflow_run))
     send(run, target)
     ours, theirs = found(target.uri, "cut").everything(), found(target.uri, "whole").everything()
     assert ours["histories"] == theirs["histories"]
@@ -259,6 +259,18 @@ def test_one_sender_at_a_time(written, target):
         Sender(run.folder, target).send()
 
 
+def test_a_damaged_record_is_one_line_and_does_not_hold_back_others(written, target):
+    damaged, other = written("damaged").begin(), written("other").begin()
+    for run in (damaged, other):
+        run.end()
+        write_state(run.folder, TrackingState(target=target.public, seq=1, closed=True))
+    for file in damaged.folder.glob("journal.db*"):
+        file.write_bytes(b"no database" * 1000)
+    assert unsent(damaged.folder.parent) == [other.folder]
+    with pytest.raises(TrackingError, match=r"journal\.db"):
+        Sender(damaged.folder, target).send()
+
+
 def test_a_run_that_wrote_nothing_is_no_run(written, target):
     run = written()
     run.journal.close()
@@ -317,7 +329,7 @@ def test_the_process_outlives_runs_that_are_killed_and_closes_them(target, found
 def test_the_next_run_sends_what_an_earlier_one_could_not(written, config, target, found, waited):
     earlier = written("earlier").begin()
     earlier.end("finished")
-    write_state(earlier.folder, type(Sender(earlier.folder, target).state)(target=target.public))
+    write_state(earlier.folder, TrackingState(target=target.public))
     never = written("never").begin()  # tracking was off then
     never.end("finished")
     run = written("later").begin()

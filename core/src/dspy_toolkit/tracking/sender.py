@@ -48,9 +48,8 @@ class Sender:
         self._story = Story(folder, traces=target.traces)
         self._mirror: Mirror | None = None
         self._read = 0  # the last entry the story has read
-        known = read_state(folder)
-        ours = known is not None and known.target == target.public and not anew
-        self.state = known if known and ours else TrackingState(target=target.public)
+        self._anew = anew
+        self.state = TrackingState(target=target.public)
 
     def send(self, *, wait: float = 0.0) -> bool:
         """Follow the journal to its end. False if MLflow could not be had: then `state.problem` says why.
@@ -60,6 +59,9 @@ class Sender:
         """
         try:
             with FileLock(self._folder / "tracking.lock", timeout=wait):
+                known = read_state(self._folder)
+                if known is not None and known.target == self._target.public and not self._anew:
+                    self.state = known
                 return self._follow()
         except Timeout:
             raise TrackingError(f"The run {self._folder.name} is being sent by another process.") from None
@@ -205,7 +207,10 @@ def is_behind(folder: Path, target: Target) -> bool:
 
 
 def _incomplete(folder: Path, state: TrackingState) -> bool:
-    return not state.closed or next(read_journal(folder, after=state.seq), None) is not None
+    try:
+        return not state.closed or next(read_journal(folder, after=state.seq), None) is not None
+    except OptimizationError:
+        return False  # a record that cannot be read has no more to give, and must not hold back the others
 
 
 def prepare_mlflow() -> None:
