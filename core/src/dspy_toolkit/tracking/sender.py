@@ -22,7 +22,7 @@ __all__ = ["Sender", "is_behind", "prepare_mlflow", "unsent"]
 
 _AT_ONCE = 1_000  # entries of the journal that become one update
 _POLL = 0.5  # seconds between looks at a journal that has nothing new
-_PAUSES = (0.5, 1, 2, 4, 8, 15)  # seconds between attempts, the last for ever
+_PAUSES = (0.5, 1, 2, 4)  # seconds between attempts, the last for ever
 
 
 class Sender:
