@@ -39,9 +39,11 @@ def _root(
 def main() -> None:
     """Entry point of the console script."""
     from dspy_toolkit.cli import (
+        compare,
         config,
         demo,
         doctor,
+        evaluate,
         optimize,
         plugins,
         run,
@@ -52,6 +54,20 @@ def main() -> None:
         validate,
     )
 
-    for verb in (demo, optimize, runs, track, run, tasks, signatures, validate, plugins, config, doctor):
+    for verb in (
+        demo,
+        optimize,
+        evaluate,
+        compare,
+        runs,
+        track,
+        run,
+        tasks,
+        signatures,
+        validate,
+        plugins,
+        config,
+        doctor,
+    ):
         verb.add_to(app)
     app()

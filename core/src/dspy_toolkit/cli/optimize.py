@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.measuring import Data, Metrics
 from dspy_toolkit.cli.output import Output
 from dspy_toolkit.cli.resume import (
     EventsFile,
@@ -31,7 +32,15 @@ __all__ = ["add_to", "result_document", "run_optimization", "score_lines"]
 def add_to(app: typer.Typer) -> None:
     @app.command(cls=Resumable)
     def optimize(
-        task: Annotated[str, typer.Argument(help="Task, for example lora/hyperparameters.")],
+        task: Annotated[
+            str,
+            typer.Argument(
+                help="Task, for example lora/hyperparameters; or, with --data and --metric, a signature's name, "
+                "'question -> answer', or package.module:attribute."
+            ),
+        ],
+        data: Data = None,
+        metric: Metrics = None,
         model: Annotated[str | None, typer.Option(help="Model string or profile name.")] = None,
         optimizer: Annotated[str | None, typer.Option(help="Optimizer, or auto; the task's own by default.")] = None,
         seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw.")] = None,
@@ -52,16 +61,17 @@ def add_to(app: typer.Typer) -> None:
         events: EventsFile = None,
         as_json: Json = False,
     ) -> None:
-        """Optimize a task and store the result as its next version.
+        """Optimize a task, or a signature on your rows, and store the result as its next version.
 
         Every run is recorded (see `dspy-toolkit runs`). Ctrl-C keeps what was found, and --resume goes on from there:
         finished calls are not made again. A budget ends the search early enough to measure what it found.
         """
         with edge(as_json) as output:
-            from dspy_toolkit.cli.values import pairs
+            from dspy_toolkit.cli.values import own_code, pairs
 
             drawn = {name: int(number) for name, number in pairs("--rows", rows, numbers=True).items()}
             parameters = pairs("--param", param)
+            own_code(task, *(metric or ()))
             from dspy_toolkit.framework import DSPyFramework
             from dspy_toolkit.settings import DSPyConfig
 
@@ -71,6 +81,8 @@ def add_to(app: typer.Typer) -> None:
                 framework,
                 task,
                 events=events,
+                dataset=data,
+                metrics=metric,
                 model=model,
                 optimizer=optimizer,
                 seed=seed,
@@ -82,7 +94,7 @@ def add_to(app: typer.Typer) -> None:
                 resume=resumed(resume),
             )
             output.document(result_document(framework, model, result, version))
-            output.print(*score_lines(result), *budget_lines(framework, result, version))
+            output.print(*score_lines(result), *budget_lines(framework, result))
             output.print(f"[bold]{version.task}@{version.name}[/] is in {version.bundle.path}")
 
 
@@ -108,7 +120,7 @@ def result_document(
     framework: "DSPyFramework", model: str | None, result: "OptimizationResult", version: "Version"
 ) -> dict[str, Any]:
     """The JSON of a run: `model` as it was asked for, `resolved_model` as it was found, content and precision named."""
-    asked = framework.config.profile(model or framework.config.project(version.task.partition("/")[0]).model).model
+    asked = framework.config.profile(framework.runs.get(result.run).about["options"]["model"]).model
     return {
         **result.to_dict(),
         "model": asked,
@@ -118,17 +130,18 @@ def result_document(
     }
 
 
-def budget_lines(framework: "DSPyFramework", result: "OptimizationResult", version: "Version") -> list[str]:
+def budget_lines(framework: "DSPyFramework", result: "OptimizationResult") -> list[str]:
     """What a budget that ended the run means, and how to go on."""
     if result.status != "budget":
         return []
-    from dspy_toolkit.optimize.again import flag, shown
+    from dspy_toolkit.optimize.again import command, flag, shown
 
-    had = framework.runs.get(result.run).about["options"]["limits"]
+    run = framework.runs.get(result.run)
+    had = run.about["options"]["limits"]
     larger = " ".join(f"{flag(name)} {2 * shown(name, value):g}" for name, value in had.items())
     return [
         f"[yellow]The search ended early: {result.note}.[/] Go on with a larger one:",
-        f"  dspy-toolkit optimize {version.task} --resume {result.run} {larger}",
+        f"  {command(run)} {larger}",
     ]
 
 

@@ -1,5 +1,6 @@
 """Options of `optimize` that are about the run itself: going on with one, what it may spend, where its events go."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,10 +50,10 @@ class Resumable(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         filled = []
-        for word, following in zip(args, [*args[1:], "-"], strict=True):
+        for word, following in pairwise([*args, "-"]):
             filled.append(word)
-            # What follows is a run unless it is another option, or a task, which has a slash.
-            if word == "--resume" and (following.startswith("-") or "/" in following):
+            # What follows is a run unless it is another option, or a task or signature, which has more than letters.
+            if word == "--resume" and (following.startswith("-") or set(following) & set("/ :>")):
                 filled.append(NEWEST)
         return super().parse_args(ctx, filled)
 

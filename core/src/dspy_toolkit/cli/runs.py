@@ -87,7 +87,9 @@ def _line(run: "Run") -> dict[str, Any]:
 
 
 def _command(run: "Run") -> str | None:
-    return f"dspy-toolkit optimize {run.task} --resume {run.id}" if run.resumable else None
+    from dspy_toolkit.optimize.again import command
+
+    return command(run) if run.resumable else None
 
 
 def _show(output: Output, id: str) -> None:
@@ -135,7 +137,7 @@ def _told(document: Mapping[str, Any]) -> list[Any]:
     asked = document["asked"]
     lines: list[Any] = [
         f"[bold]{document['run']}[/]  {document['status']}, begun {document['started'][:16].replace('T', ' ')} UTC"
-        f"{'' if document['sessions'] == 1 else ', in %d sessions' % document['sessions']}",
+        + ("" if document["sessions"] == 1 else f", in {document['sessions']} sessions"),
         f"task       {document['task']}, metric {asked['metric']}, seed {asked['seed']}, rows "
         + ", ".join(f"{count} {name}" for name, count in asked["rows"].items()),
         f"optimizer  {document['optimizer']} "

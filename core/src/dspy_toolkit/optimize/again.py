@@ -1,17 +1,21 @@
 """Going on with a run: with what it was begun with, and nothing else but a larger budget."""
 
-from collections.abc import Mapping
+import os
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.optimize.limits import Limits
 from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
+from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.runs import Run
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.types import resolve
 
-__all__ = ["asked_again", "flag", "limits_given", "shown"]
+__all__ = ["asked_again", "asked_with", "command", "flag", "going_on", "limits_given", "rows_again", "shown"]
 
 
 def asked_again(
@@ -65,6 +69,47 @@ def asked_again(
 def limits_given(limits: Limits | None) -> dict[str, float]:
     """Those that limit something."""
     return {name: value for name, value in asdict(limits or Limits()).items() if value is not None}
+
+
+def asked_with(name: str, dataset: Any, metrics: Any) -> dict[str, Any]:
+    """What a run was asked with, as far as it can be written down: rows in a file and metrics with names."""
+    asked: dict[str, Any] = {"name": name}
+    if isinstance(dataset, str | os.PathLike):
+        asked["dataset"] = str(Path(dataset).absolute())
+    named = [metrics] if isinstance(metrics, str) else metrics
+    if isinstance(named, Sequence) and named and all(isinstance(metric, str) for metric in named):
+        asked["metrics"] = list(named)
+    return asked
+
+
+def rows_again(run: Run, dataset: Any, metrics: Any) -> tuple[Any, Any]:
+    """The rows and metrics that are given, or those `run` was begun with."""
+    had = run.about["options"]
+    return dataset if dataset is not None else had.get("dataset"), metrics or had.get("metrics")
+
+
+def command(run: Run) -> str:
+    """What to type to go on with a run."""
+    return _command(run.about.get("options", {}).get("name", run.task), run.id)
+
+
+def _command(name: str, run: str) -> str:
+    return f"dspy-toolkit optimize {shlex.quote(name)} --resume {run}"
+
+
+def going_on(name: str, error: OptimizationError, stored: Sequence[str], task: str) -> OptimizationError:
+    """The error, with what it leaves behind (versions `stored` of `task`) and the command that goes on from there."""
+    partial = error.partial
+    if not isinstance(partial, OptimizationResult) or not partial.run:
+        return error
+    typed = _command(name, partial.run)
+    if not isinstance(error, OptimizationInterrupted):
+        larger = " and a larger budget" if partial.status == "budget" else ""
+        return OptimizationError(f"{error} Go on, once that is mended, with: {typed}{larger}", partial=partial)
+    kept = "What is done is kept"
+    if stored:
+        kept += f", and the best program so far is {task}@{stored[-1]}, not yet measured"
+    return OptimizationInterrupted(f"{error} {kept}. Go on with: {typed}", partial=partial)
 
 
 def _larger(run: Run, had: Mapping[str, float], limits: Limits | None) -> Limits:

@@ -29,20 +29,22 @@ class Before:
         """None for a journal in which nothing was begun."""
         first, status = None, None
         spent = dict.fromkeys(("lm_calls", "failures", "input_tokens", "output_tokens"), 0)
-        cost = seconds = begun = baseline = 0.0
+        cost = seconds = begun = baseline = last = 0.0
         for entry in journal.entries("run", "call", "event", "end"):
             data = entry.data
+            # Between two sessions nobody works.
+            seconds += 0.0 if entry.kind == "run" else max(0.0, entry.time - last)
+            last = entry.time
             if entry.kind == "run":
                 first, status = first or data, None
             elif entry.kind == "end":
                 status = data["status"]
-            elif entry.kind == "event":
-                seconds = max(seconds, data["seconds"])
-                if data["stage"] == "baseline" and data["kind"] == "stage_started":
+            elif entry.kind == "event" and data["stage"] == "baseline":
+                if data["kind"] == "stage_started":
                     begun = data["seconds"]
-                elif data["stage"] == "baseline" and data["kind"] == "stage_finished":
+                elif data["kind"] == "stage_finished":
                     baseline = max(baseline, data["seconds"] - begun)
-            elif not data["cached"]:
+            elif entry.kind == "call" and not data["cached"]:
                 spent["lm_calls"] += max(1, len(data["outputs"]))
                 spent["failures"] += data["error"] is not None
                 spent["input_tokens"] += data["input_tokens"]

@@ -4,7 +4,8 @@
                                                 ^ what the baseline took, kept back
 """
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from math import ceil
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from dspy_toolkit.errors import OptimizationError
-from dspy_toolkit.optimize.limits import Limits
+from dspy_toolkit.optimize.limits import BudgetSpent, Limits
 from dspy_toolkit.optimize.prices import price_of
 
 if TYPE_CHECKING:
     from dspy_toolkit.optimize.usage import Call
 
-__all__ = ["Budget", "calls_per_row", "prompt_bytes"]
+__all__ = ["Budget", "calls_per_row", "prompt_bytes", "prompts"]
 
 _BYTES_PER_TOKEN = 3  # of text in a Latin alphabet; rather too many tokens than too few
 
@@ -50,17 +51,26 @@ class Budget:
         self._larger = 1.0
         self._needs = _Needs(calls=self._calls)
         self._measuring = False
+        self._lock = threading.Lock()
 
     @property
     def limited(self) -> bool:
         return any(getattr(self.limits, field.name) is not None for field in fields(self.limits))
 
     def check(self) -> None:
-        """Raise OptimizationError for a budget that is none or that two evaluations alone would exceed."""
+        """Raise OptimizationError for a budget that is none, or one of money where the model has no price."""
         for name, unit in (("calls", "LM calls"), ("tokens", "tokens"), ("seconds", "seconds"), ("cost", "dollars")):
             limit = getattr(self.limits, name)
             if limit is not None and limit <= 0:
                 raise OptimizationError(f"The budget is {limit:g} {unit}; give more than 0.")
+        if self.limits.cost is not None:
+            self.check_price(self._lm)
+
+    def check_covers(self, prompts: Callable[[], Iterable[Sequence[Any]]]) -> None:
+        """Raise OptimizationError for a budget that two evaluations alone would exceed, as far as that can be known.
+
+        `prompts` gives those of the test rows; answers count as nothing, and tokens only with the model's tokenizer.
+        """
         least = self._calls + ceil(self._calls * self._times)
         if self.limits.calls is not None and self.limits.calls < least:
             raise OptimizationError(
@@ -68,8 +78,19 @@ class Budget:
                 f"{self._rows} test rows before and {least - self._calls} after, {least} in all, and the search comes "
                 "on top. Give more, or draw fewer test rows."
             )
-        if self.limits.cost is not None:
-            self.check_price(self._lm)
+        count = getattr(getattr(self._lm, "engine", None), "count_tokens", None)
+        if count is None or (self.limits.tokens is None and self.limits.cost is None):
+            return
+        tokens = 2 * sum(map(count, prompts()))
+        price = price_of(str(getattr(self._lm, "model", "")))
+        cost = 0.0 if price is None else price.of(tokens, 0)
+        for limit, needed, unit in ((self.limits.tokens, tokens, "tokens"), (self.limits.cost, cost, "dollars")):
+            if limit is not None and limit < needed:
+                raise OptimizationError(
+                    f"The budget of {limit:g} {unit} does not cover the two evaluations: the prompts of the "
+                    f"{self._rows} test rows alone, before and after, take {needed:g}. Give more, or draw fewer test "
+                    "rows."
+                )
 
     def check_price(self, lm: Any) -> None:
         """Raise OptimizationError if cost is limited and this model's is not known."""
@@ -88,7 +109,7 @@ class Budget:
         return self._less(_Needs(calls=ceil(self._calls * self._times)))
 
     def measure(self, call: "Call") -> None:
-        """A call of the baseline; its evaluation again will make the same, perhaps not from the cache."""
+        """A call of the baseline, told by its thread. Measuring again makes the same, perhaps not from the cache."""
         tokens = call.input_tokens + call.output_tokens
         if call.cached:
             read, written = self._tokens(call)
@@ -96,11 +117,12 @@ class Budget:
             tokens, cost = read + written, 0.0 if price is None else price.of(read, written)
         else:
             cost = call.cost or 0.0
-        if not self._measuring:
-            self._measuring, self._needs = True, _Needs()
-        self._needs.calls += max(1, len(call.outputs))
-        self._needs.tokens += tokens
-        self._needs.cost += cost
+        with self._lock:
+            if not self._measuring:
+                self._measuring, self._needs = True, _Needs()
+            self._needs.calls += max(1, len(call.outputs))
+            self._needs.tokens += tokens
+            self._needs.cost += cost
 
     def measured(self, seconds: float) -> None:
         """The baseline is done, in so many seconds."""
@@ -117,6 +139,13 @@ class Budget:
                 cost=needs.cost * factor,
             )
         )
+
+    def share(self, spent: BudgetSpent) -> str:
+        """Which budget is spent, in words; the search has less than the whole of it."""
+        whole = getattr(self.limits, spent.name)
+        if spent.limit >= whole:
+            return str(spent)
+        return f"its share of the budget is spent, {spent.limit:g} of {whole:g} {spent.name}"
 
     def found(self, larger: float) -> None:
         """A program was found whose prompts are so many times as long as the first program's."""
@@ -150,13 +179,19 @@ def calls_per_row(times: Callable[..., float]) -> Callable[[Any], Any]:
     return mark
 
 
-def prompt_bytes(program: dspy.Module, row: dspy.Example, adapter: dspy.Adapter | None) -> int:
-    """How long the program's prompts for a row are, all together."""
+def prompts(
+    program: dspy.Module, row: dspy.Example, adapter: dspy.Adapter | None
+) -> Iterable[Sequence[Mapping[str, Any]]]:
+    """What each predictor sends for a row; what only another predictor makes appears as its name."""
     from dspy_toolkit.store import composite, prompt  # which import results, and they are made here
 
     inputs = dict(row.inputs().items())
-    sent = prompt.messages(composite.plain_of(program, inputs), inputs, adapter)
-    return sum(_length(message.get("content")) for messages in sent.values() for message in messages)
+    return prompt.messages(composite.plain_of(program, inputs), inputs, adapter).values()
+
+
+def prompt_bytes(program: dspy.Module, row: dspy.Example, adapter: dspy.Adapter | None) -> int:
+    """How long the program's prompts for a row are, all together."""
+    return sum(_length(message.get("content")) for messages in prompts(program, row, adapter) for message in messages)
 
 
 def _length(text: Any) -> int:

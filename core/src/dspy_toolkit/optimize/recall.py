@@ -29,7 +29,8 @@ def recall(run: Run) -> OptimizationResult | None:
         **{name: told[name] for name in ("task", "model", "optimizer", "parameters", "metric", "seed")},
         **{name: told[name] for name in ("data_digest", "rows", "seconds", "reason", "status", "run", "note")},
         baseline_evaluation=_evaluation(told, "baseline", rows["baseline"]),
-        optimized_evaluation=_evaluation(told, "optimized", rows["optimized"]),
+        # Where a budget ended the search before it found anything, nothing was measured again.
+        optimized_evaluation=_evaluation(told, "optimized", rows["optimized"] or rows["baseline"]),
         comparison=told["comparison"] and Comparison(**told["comparison"]),
         usage=Usage(**told["usage"]),
         errors=_errors(told, "search"),
