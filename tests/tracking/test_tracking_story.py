@@ -197,10 +197,6 @@ def test_an_evaluation_has_one_score(written, evaluation):
     assert {"low", "high", "n"} <= {point.key for point in update.metrics}
     assert update.name == f"evaluate {run.folder.name}"
     assert update.tables["evaluate.json"]["score"] == [100.0, 0.0, 0.0]
-    assert update.tables["errors.json"] == {
-        "row": [3],
-        "type": ["ValueError"],
-        "count": [1],
-        "example": ["the map is torn"],
-    }
+    errors = {"row": [3], "type": ["ValueError"], "count": [1], "example": ["the map is torn"]}
+    assert update.tables["errors.json"].items() >= errors.items()
     assert "rows" not in json.loads(update.files["result.json"])
