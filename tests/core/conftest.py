@@ -53,6 +53,7 @@ class CommandLine:
         self.log = folder / "calls.log"
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("DSPY_TOOLKIT_")},
+            "DSPY_TOOLKIT_TRACKING__ENABLED": "false",
             "PYTHONPATH": str(folder / "site"),
             "DSPY_TOOLKIT_PLUGINS": "weather,scripted",
             "DSPY_TOOLKIT_STORE": str(folder / "programs"),

@@ -41,6 +41,7 @@ from dspy_toolkit.settings import DSPyConfig
 from dspy_toolkit.signatures.registry import SignatureRegistry
 from dspy_toolkit.store import Store, Version
 from dspy_toolkit.task import Task
+from dspy_toolkit.tracking import tracked
 from dspy_toolkit.types import MetricEntry, TaskData, TaskEntry, resolve
 
 __all__ = ["DSPyFramework"]
@@ -217,7 +218,7 @@ class DSPyFramework:
         }
         if resume is True:
             resume = self._unfinished(identity(**decided, metric=metric.name, optimizer=found.name))
-        with self.runs.open(resume or None) as journal:
+        with self.runs.open(resume or None) as journal, tracked(journal.folder, self.config, on_event):
             return optimize(
                 **decided,
                 metric=metric,

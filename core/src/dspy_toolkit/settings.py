@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dspy_toolkit.errors import SettingsError, UnknownNameError, closest_first
 
-__all__ = ["DSPyConfig", "ModelProfile", "ProjectConfig", "Setting"]
+__all__ = ["DSPyConfig", "ModelProfile", "ProjectConfig", "Setting", "TrackingConfig"]
 
 FILE = "dspy-toolkit.toml"
 PREFIX = "DSPY_TOOLKIT_"
@@ -52,6 +52,27 @@ class ProjectConfig(BaseModel):
     optimizer_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that optimizer")
     rows: dict[str, int] = Field(default_factory=dict, description="rows drawn from each set: train, validation, test")
     options: dict[str, Any] = Field(default_factory=dict, description="whatever the project's plugin reads")
+
+
+class TrackingConfig(BaseModel):
+    """Where runs are shown, `[tracking]`: an MLflow server or database. `dump` and `repr` never tell a password."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool | None = Field(default=None, description="send runs to MLflow; none: if it is installed")
+    uri: str | None = Field(
+        default=None, repr=False, description="MLflow server or database; none: a SQLite file beside the runs"
+    )
+    experiment: str | None = Field(default=None, description="MLflow experiment; none: the name of the task's project")
+    traces: int = Field(
+        default=200, ge=0, description="calls per run that become traces, beside each that failed; 0: none at all"
+    )
+
+    @field_serializer("uri")
+    def _public(self, uri: str | None) -> str | None:
+        from dspy_toolkit.tracking.target import public_uri
+
+        return uri and public_uri(uri)
 
 
 class DSPyConfig(BaseSettings):
@@ -86,6 +107,8 @@ class DSPyConfig(BaseSettings):
     max_errors: int | None = Field(
         default=None, ge=0, description="failing rows a run may have; one more ends it; none: any number"
     )
+
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="where runs are shown: MLflow")
 
     def __init__(self, *, config_file: Path | str | None = None, **arguments: Any):
         """`config_file` replaces the search for one; `arguments` win over everything."""
@@ -273,7 +296,7 @@ def _has(values: Any, key: tuple[str, ...]) -> bool:
 
 def _fields_at(cls: type[BaseModel], key: tuple[str, ...]) -> list[str]:
     """The fields allowed at a key: of DSPyConfig itself, or of the profile or project that the key is in."""
-    inside = {"models": ModelProfile, "projects": ProjectConfig}
+    inside = {"models": ModelProfile, "projects": ProjectConfig, "tracking": TrackingConfig}
     return list((inside.get(key[0], cls) if key else cls).model_fields)
 
 

@@ -50,9 +50,24 @@ def main() -> None:
         runs,
         signatures,
         tasks,
+        track,
         validate,
     )
 
-    for verb in (demo, optimize, evaluate, compare, runs, run, tasks, signatures, validate, plugins, config, doctor):
+    for verb in (
+        demo,
+        optimize,
+        evaluate,
+        compare,
+        runs,
+        track,
+        run,
+        tasks,
+        signatures,
+        validate,
+        plugins,
+        config,
+        doctor,
+    ):
         verb.add_to(app)
     app()

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,9 @@ _ROWS = 1_000
 
 _PERIOD = 0.02
 """Seconds between transactions. Waking the writer for each entry would have it fight the run's threads for the GIL."""
+
+_LOOK = 0.5
+"""Seconds to wait for the lock: whoever asks whether a run is written (`is_written`) has it for a moment."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -71,7 +75,7 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = FileLock(folder / "lock")
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=_LOOK)
         except Timeout:
             raise OptimizationError(
                 f"The run in {folder} is being worked on by another process; wait for it, or stop it first."
@@ -184,18 +188,16 @@ def read_journal(folder: Path, *kinds: str, after: int = 0) -> Iterator[Entry]:
     if not _file(folder).is_file():
         raise OptimizationError(f"There is no record of a run in {folder}.")
     where = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
-    connection = _connect(folder)
     try:
-        found = connection.execute(
-            f"SELECT seq, time, kind, key, data FROM entries WHERE seq > ?{where} ORDER BY seq",
-            (after, *kinds),
-        )
-        for seq, moment, kind, key, data in found:
-            yield Entry(seq=seq, time=moment, kind=kind, key=key, data=json.loads(data))
+        with closing(_connect(folder)) as connection:
+            found = connection.execute(
+                f"SELECT seq, time, kind, key, data FROM entries WHERE seq > ?{where} ORDER BY seq",
+                (after, *kinds),
+            )
+            for seq, moment, kind, key, data in found:
+                yield Entry(seq=seq, time=moment, kind=kind, key=key, data=json.loads(data))
     except (sqlite3.Error, ValueError) as error:
         raise OptimizationError(f"The record {_file(folder)} is damaged: {error}.") from error
-    finally:
-        connection.close()
 
 
 def _file(folder: Path) -> Path:
@@ -204,7 +206,11 @@ def _file(folder: Path) -> Path:
 
 def _connect(folder: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(_file(folder), timeout=30, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(_SCHEMA)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(_SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection

@@ -22,7 +22,7 @@ from dspy_toolkit.errors import OptimizationError, UnknownNameError
 from dspy_toolkit.optimize.data import plain
 from dspy_toolkit.optimize.journal import Journal, read_journal
 
-__all__ = ["Run", "RunStatus", "Runs", "identity_key"]
+__all__ = ["Run", "RunStatus", "Runs", "identity_key", "is_written"]
 
 RunStatus = Literal["running", "finished", "budget", "interrupted", "failed", "killed"]
 """`killed`: nobody writes and no end was recorded. `budget`: a budget ended it, well."""
@@ -140,7 +140,7 @@ def _run(folder: Path) -> Run:
     # A run that was resumed has an end for each time it ended; what was begun after the last end is open.
     end = entries[-1] if entries[-1].kind == "end" else None
     told = [entry.data for entry in entries if entry.kind == "about"]
-    status: RunStatus = end.data["status"] if end is not None else ("running" if _held(folder) else "killed")
+    status: RunStatus = end.data["status"] if end is not None else ("running" if is_written(folder) else "killed")
     return Run(
         id=folder.name,
         folder=folder,
@@ -160,7 +160,8 @@ def _list(runs: Sequence[Run]) -> str:
     return f"There {'is' if len(runs) == 1 else 'are'}: {shown}{', and older ones' if len(runs) > 5 else ''}."
 
 
-def _held(folder: Path) -> bool:
+def is_written(folder: Path) -> bool:
+    """Whether a process has the journal in `folder` open for writing."""
     try:
         with FileLock(folder / "lock", blocking=False):
             return False
