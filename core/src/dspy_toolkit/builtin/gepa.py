@@ -5,14 +5,19 @@ from typing import Annotated, Any, Literal
 
 import dspy
 from dspy.teleprompt.gepa import InstructionProposer
+from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
+from dspy.teleprompt.gepa.instruction_proposal import ProposeInstruction
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Positive
 from dspy_toolkit.builtin.search import Search, fresh, second_lm, stripped
 from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.optimize.amount import Amount
 from dspy_toolkit.optimize.context import ContextWindow
+from dspy_toolkit.optimize.data import signatures_of
 from dspy_toolkit.optimize.feedback import gives_feedback
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Forecast, Known, Work, until_score
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.optimize.usage import Ended
 
 __all__ = ["gepa"]
@@ -47,6 +52,78 @@ def _check(
     second_lm(job, reflection_lm)
 
 
+def _default_budget(validation: Sequence[Any], size: int) -> int:
+    return 8 * len(validation) + 40 * size
+
+
+def _forecast(
+    job: OptimizerJob,
+    known: Known,
+    *,
+    auto: str | None,
+    max_full_evals: int | None,
+    max_metric_calls: int | None,
+    reflection_lm: str | None,
+    reflection_minibatch_size: int,
+    component_selector: str,
+    stop_at_score: float | None,
+    **_: Any,
+) -> Forecast:
+    train, validation = len(job.train), len(job.validation)
+    size, predictors = min(reflection_minibatch_size, train), len(job.program.predictors())
+    budget = max_metric_calls or _default_budget(job.validation, size)
+    if auto is not None:
+        budget = _by_preset(auto, predictors, validation)
+    elif max_full_evals is not None:
+        budget = max_full_evals * (train + validation)
+    rate = known.rate(1.0)
+    done = 2 - until_score([rate, rate], validation, stop_at_score).expected if stop_at_score is not None else 0.0
+    rollouts = Amount(
+        budget if stop_at_score is None else validation,
+        done * validation + (1 - done) * (budget + size),
+        budget + validation + 2 * size,
+    )
+    perfect = sum(weight * p**size for p, weight in rate.likely())
+    # A minibatch costs its rows twice, and the validation rows if the new instruction did better: one in four does.
+    steps = max(0.0, rollouts.expected - validation) / (size + (1 - perfect) * (size + 0.25 * validation))
+    most = max(0.0, rollouts.high - validation) / size
+    parts = predictors if component_selector == "all" else 1
+    again = max(0.0, steps * size - train * (1 + 0.25 * steps))
+    reflections = Amount(0, steps * (1 - perfect), most)
+    return Forecast(
+        work=(
+            Work(
+                what="rollouts",
+                instructed=True,
+                rollouts=rollouts,
+                repeats=Amount(0, again, max(0.0, rollouts.high - validation)),
+                scorings=reflections * (size * parts),
+                why=f"{budget} metric calls and what the last step goes over"
+                + ("" if stop_at_score is None else f", fewer if a program scores {stop_at_score:g}"),
+            ),
+            Work(
+                what="reflections",
+                calls=Amount(0, reflections.expected * parts, 2 * most * parts),
+                model=reflection_lm,
+                prompt=(
+                    ProposeInstruction,
+                    {
+                        "current_instruction": next(iter(signatures_of(job.program).values())).instructions,
+                        "examples_with_feedback": [dict(row.items()) for row in job.train[:size]],
+                    },
+                ),
+                why=f"one for each minibatch of {size} rows that is not all right",
+            ),
+        )
+    )
+
+
+def _by_preset(auto: str, predictors: int, validation: int) -> int:
+    given: Any = dspy.GEPA  # the method needs nothing of an instance
+    return given.auto_budget(None, max(predictors, 1), AUTO_RUN_SETTINGS[auto]["n"], validation)
+
+
+@planned(_forecast)
 @preflight(_check)
 def gepa(
     job: OptimizerJob,
@@ -79,7 +156,7 @@ def gepa(
     train, validation = list(job.train), list(job.validation)
     size = min(reflection_minibatch_size, len(train))
     if auto is None and max_full_evals is None and max_metric_calls is None:
-        max_metric_calls = 8 * len(validation) + 40 * size
+        max_metric_calls = _default_budget(validation, size)
     reflecting = second_lm(job, reflection_lm)
     search = Search(job, total=None, rows=-1, metric=_Heard(job))
     told = _Told(job, search)

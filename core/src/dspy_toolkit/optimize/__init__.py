@@ -1,5 +1,6 @@
 """Evaluating and optimizing programs: data, scores with intervals, runs that can be stopped and gone on with."""
 
+from dspy_toolkit.optimize.amount import Amount
 from dspy_toolkit.optimize.cache import configure_cache
 from dspy_toolkit.optimize.columns import Column
 from dspy_toolkit.optimize.context import ContextWindow, limit_demos
@@ -7,9 +8,11 @@ from dspy_toolkit.optimize.data import Splits, digest, input_fields, prepare, to
 from dspy_toolkit.optimize.engine import OptimizerEngine
 from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, evaluate
 from dspy_toolkit.optimize.events import Event, EventKind, EventSink, Stage
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
 from dspy_toolkit.optimize.pareto import by_parts, fewer_tokens, less_time, mean_score, pareto_front
+from dspy_toolkit.optimize.plan import Plan, PlanRow, plan
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate, compare, estimate
@@ -19,6 +22,7 @@ from dspy_toolkit.optimize.sources import Dataset, read_dataset
 from dspy_toolkit.optimize.usage import Usage
 
 __all__ = [
+    "Amount",
     "Choice",
     "Column",
     "Comparison",
@@ -29,16 +33,22 @@ __all__ = [
     "Event",
     "EventKind",
     "EventSink",
+    "Final",
+    "Forecast",
+    "Known",
     "OptimizationResult",
     "OptimizerEngine",
     "OptimizerJob",
     "OptimizerType",
+    "Plan",
+    "PlanRow",
     "RowResult",
     "ScoreEstimate",
     "Situation",
     "Splits",
     "Stage",
     "Usage",
+    "Work",
     "by_parts",
     "check_parameters",
     "choose",
@@ -58,6 +68,8 @@ __all__ = [
     "measure",
     "optimize",
     "pareto_front",
+    "plan",
+    "planned",
     "preflight",
     "prepare",
     "read_dataset",
