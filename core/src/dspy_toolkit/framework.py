@@ -16,12 +16,14 @@ from dspy_toolkit.optimize import (
     EventSink,
     OptimizationResult,
     OptimizerType,
+    Plan,
     Situation,
     check_parameters,
     choose,
     configure_cache,
     find_optimizer,
     optimize,
+    plan,
     prepare,
     read_dataset,
 )
@@ -145,6 +147,7 @@ class DSPyFramework:
         rows: Mapping[str, int] | None = None,
         on_event: EventSink | None = None,
         stop: threading.Event | None = None,
+        planned: Plan | None = None,
         **parameters: Any,
     ) -> OptimizationResult:
         """Optimize a module and measure it on held-out rows before and after. `module` is left as it was.
@@ -154,8 +157,48 @@ class DSPyFramework:
         is a metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result.
         `optimizer` is a name (`bootstrap` if none is given), or `auto`, which chooses by the data, the metric and the
         model and says why in the result's `reason`. `parameters` are the optimizer's.
+        `planned` is a plan made before, for progress and the record; without it the run makes one by itself, without
+        measuring.
         Raises DataError, OptimizationError, OptimizationInterrupted (with what was found), UnknownNameError.
         """
+        asked = self._asked(module, dataset, metrics, task_type, optimizer, model, seed, rows, parameters)
+        return optimize(**asked, on_event=on_event, stop=stop, planned=planned)
+
+    def plan_module(
+        self,
+        module: dspy.Module | str,
+        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example] | str | os.PathLike[str],
+        metrics: AnyMetric | Sequence[AnyMetric],
+        *,
+        task_type: str = "module",
+        optimizer: str | None = None,
+        model: str | None = None,
+        seed: int | None = None,
+        rows: Mapping[str, int] | None = None,
+        measure: bool = True,
+        **parameters: Any,
+    ) -> Plan:
+        """What `optimize_module` with the same arguments will take: calls, tokens, minutes, money, with ranges.
+
+        `measure` runs some training rows for about ten seconds (see `dspy_toolkit.optimize.plan`). Raises as
+        `optimize_module` does before its first call.
+        """
+        asked = self._asked(module, dataset, metrics, task_type, optimizer, model, seed, rows, parameters)
+        return plan(**asked, measure=measure)
+
+    def _asked(
+        self,
+        module: dspy.Module | str,
+        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example] | str | os.PathLike[str],
+        metrics: AnyMetric | Sequence[AnyMetric],
+        task_type: str,
+        optimizer: str | None,
+        model: str | None,
+        seed: int | None,
+        rows: Mapping[str, int] | None,
+        parameters: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The arguments of `optimize` and `plan`, with everything that was named found."""
         if isinstance(module, str):
             settings = self.modules.config(module)
             if optimizer is None and settings is not None and settings.optimizer:
@@ -173,23 +216,21 @@ class DSPyFramework:
             choice = choose(Situation.of(module, data, metric, lm, task_type=task_type))
             name, reason, parameters = choice.optimizer, choice.reason, {**choice.parameters, **parameters}
         found = find_optimizer(self.plugins, name)
-        return optimize(
-            module,
-            data=data,
-            metric=metric,
-            optimizer=resolve(found.entry.optimizer),
-            optimizer_name=found.entry.name,
-            parameters=parameters,
-            lm=lm,
-            adapter=self.adapter(),
-            seed=self._seed(seed),
-            num_threads=self.config.num_threads,
-            task=task_type,
-            reason=reason,
-            connect=self.lm,
-            on_event=on_event,
-            stop=stop,
-        )
+        return {
+            "program": module,
+            "data": data,
+            "metric": metric,
+            "optimizer": resolve(found.entry.optimizer),
+            "optimizer_name": found.entry.name,
+            "parameters": parameters,
+            "lm": lm,
+            "adapter": self.adapter(),
+            "seed": self._seed(seed),
+            "num_threads": self.config.num_threads,
+            "task": task_type,
+            "reason": reason,
+            "connect": self.lm,
+        }
 
     def optimize_task(
         self,
@@ -202,36 +243,75 @@ class DSPyFramework:
         parameters: Mapping[str, Any] | None = None,
         on_event: EventSink | None = None,
         stop: threading.Event | None = None,
+        planned: Plan | None = None,
     ) -> tuple[OptimizationResult, Version]:
         """Optimize a task with its own data, metric and defaults, and store the result as its next version.
 
         Defaults: arguments, then the project's settings, then the task's own. Raises as `optimize_module`.
         """
         task = self.task(name)
-        project = self.config.project(task.project)
-        optimizer = optimizer or project.optimizer or task.entry.optimizer
-        # Parameters belong to the optimizer they were written for.
-        defaults = dict(task.entry.optimizer_params) if optimizer == task.entry.optimizer else {}
-        if optimizer == (project.optimizer or task.entry.optimizer):
-            defaults |= project.optimizer_params
         try:
             result = self.optimize_module(
                 task.program(),
                 task.data(),
                 task.metric(),
                 task_type=task.name,
-                optimizer=optimizer,
-                model=model or project.model,
                 seed=seed,
-                rows={**task.entry.rows, **project.rows, **(rows or {})},
                 on_event=on_event,
                 stop=stop,
-                **{**defaults, **(parameters or {})},
+                planned=planned,
+                **self._options(task, optimizer, model, rows or {}, parameters or {}),
             )
         except OptimizationInterrupted as interruption:
             raise self._kept(task, interruption) from None
         version = self.store.save(result, example_inputs=task.example_inputs(), adapter=self.adapter())
         return result, version
+
+    def plan_task(
+        self,
+        name: str,
+        *,
+        optimizer: str | None = None,
+        model: str | None = None,
+        seed: int | None = None,
+        rows: Mapping[str, int] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        measure: bool = True,
+    ) -> Plan:
+        """What `optimize_task` with the same arguments will take; see `plan_module`. Nothing is stored."""
+        task = self.task(name)
+        return self.plan_module(
+            task.program(),
+            task.data(),
+            task.metric(),
+            task_type=task.name,
+            seed=seed,
+            measure=measure,
+            **self._options(task, optimizer, model, rows or {}, parameters or {}),
+        )
+
+    def _options(
+        self,
+        task: Task,
+        optimizer: str | None,
+        model: str | None,
+        rows: Mapping[str, int],
+        parameters: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """What is given, over the project's settings, over the task's own."""
+        project = self.config.project(task.project)
+        optimizer = optimizer or project.optimizer or task.entry.optimizer
+        # Parameters belong to the optimizer they were written for.
+        defaults = dict(task.entry.optimizer_params) if optimizer == task.entry.optimizer else {}
+        if optimizer == (project.optimizer or task.entry.optimizer):
+            defaults |= project.optimizer_params
+        return {
+            "optimizer": optimizer,
+            "model": model or project.model,
+            "rows": {**task.entry.rows, **project.rows, **rows},
+            **defaults,
+            **parameters,
+        }
 
     def _kept(self, task: Task, interruption: OptimizationInterrupted) -> OptimizationInterrupted:
         """The interruption, with what it leaves behind stored and told."""

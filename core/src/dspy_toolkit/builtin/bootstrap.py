@@ -7,6 +7,7 @@ import dspy
 from pydantic import Field
 
 from dspy_toolkit.builtin.search import demos_must_fit, fresh, labelled
+from dspy_toolkit.optimize.amount import Amount
 from dspy_toolkit.optimize.context import limit_demos
 from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstrapped
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
@@ -39,10 +40,13 @@ def _forecast(
     )
     rate = known.rate(metric_threshold, shown=shown > 0)
     rollouts, made = bootstrapped(len(job.train), wanted, rate, rounds=max_rounds)
+    # The same rows in the same order as the calibration's, so the cache has its answers.
+    asked = len(known.shown if shown else known.bare)
     work = Work(
         what="bootstrapping",
         rollouts=rollouts,
         labelled=shown,
+        repeats=Amount(0, min(asked, rollouts.expected), min(asked, rollouts.high)),
         in_turn=True,
         why=f"until {wanted} of {len(job.train)} rows are accepted, each tried {max_rounds} times at most",
     )

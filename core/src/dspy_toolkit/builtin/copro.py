@@ -7,7 +7,7 @@ from dspy.teleprompt.copro_optimizer import BasicGenerateInstruction
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Positive
-from dspy_toolkit.builtin.search import Search, fresh, second_lm, stripped
+from dspy_toolkit.builtin.search import Search, fresh, most_written, second_lm, stripped
 from dspy_toolkit.optimize.amount import Amount
 from dspy_toolkit.optimize.data import signatures_of
 from dspy_toolkit.optimize.forecast import Forecast, Known, Work
@@ -54,6 +54,7 @@ def _forecast(
                 what="instructions",
                 calls=Amount(asked, asked, 2 * asked + 2) * predictors,
                 model=prompt_model,
+                most_written=most_written(job, prompt_model),
                 prompt=(BasicGenerateInstruction, {"basic_instruction": signatures[0].instructions}),
                 why=f"{breadth} for each of {depth} rounds and {predictors} predictors, the first being there",
             ),

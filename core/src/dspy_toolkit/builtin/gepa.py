@@ -10,7 +10,7 @@ from dspy.teleprompt.gepa.instruction_proposal import ProposeInstruction
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Positive
-from dspy_toolkit.builtin.search import Search, fresh, second_lm, stripped
+from dspy_toolkit.builtin.search import Search, fresh, most_written, second_lm, stripped
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.amount import Amount
 from dspy_toolkit.optimize.context import ContextWindow
@@ -105,6 +105,7 @@ def _forecast(
                 what="reflections",
                 calls=Amount(0, reflections.expected * parts, 2 * most * parts),
                 model=reflection_lm,
+                most_written=most_written(job, reflection_lm),
                 prompt=(
                     ProposeInstruction,
                     {

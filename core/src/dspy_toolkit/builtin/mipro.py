@@ -11,7 +11,7 @@ from dspy.teleprompt.mipro_optimizer_v2 import AUTO_RUN_SETTINGS, MIN_MINIBATCH_
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_once
-from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, labelled, second_lm, stripped
+from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, labelled, most_written, second_lm, stripped
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.amount import NOTHING, Amount
 from dspy_toolkit.optimize.context import limit_demos
@@ -124,6 +124,7 @@ def _proposals(
             what="data summary",
             calls=Amount(min(3, calls), calls, 2 * calls),
             model=prompt_model,
+            most_written=most_written(job, prompt_model),
             prompt=(DatasetDescriptor, {"examples": str(list(job.train[:view_data_batch_size]))}),
             why=f"{batches} batches of {view_data_batch_size} rows, 10 at most, and one call for all",
         )
@@ -133,6 +134,7 @@ def _proposals(
         what="instructions",
         calls=Amount(instructions * predictors, calls, 2 * calls),
         model=prompt_model,
+        most_written=most_written(job, prompt_model),
         prompt=(DescribeModule, {}),
         why=f"{each} calls for each of {instructions} instructions and {predictors} predictors",
     )

@@ -11,7 +11,7 @@ from dspy.utils.callback import BaseCallback
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Count, Positive
-from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, second_lm, stripped
+from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, most_written, second_lm, stripped
 from dspy_toolkit.errors import MetricError
 from dspy_toolkit.optimize.amount import Amount
 from dspy_toolkit.optimize.context import limit_demos
@@ -77,6 +77,7 @@ def _forecast(
                 what="rules",
                 calls=Amount(0, rules, 2 * max_steps * size),
                 model=prompt_model,
+                most_written=most_written(job, prompt_model),
                 prompt=(OfferFeedback, {"module_names": []}),
                 why="where attempts at a row differ, a rule instead of a demonstration every other time",
             ),

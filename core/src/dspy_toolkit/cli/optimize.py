@@ -9,10 +9,10 @@ from dspy_toolkit.cli.output import Output
 
 if TYPE_CHECKING:
     from dspy_toolkit.framework import DSPyFramework
-    from dspy_toolkit.optimize import OptimizationResult
+    from dspy_toolkit.optimize import OptimizationResult, Plan
     from dspy_toolkit.store import Version
 
-__all__ = ["add_to", "result_document", "run_optimization", "score_lines"]
+__all__ = ["add_to", "result_document", "run_optimization", "score_lines", "show_plan"]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +30,11 @@ def add_to(app: typer.Typer) -> None:
             list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the optimizer; repeatable.")
         ] = None,
         threads: Annotated[int | None, typer.Option(min=1, help="Examples at the same time.")] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would take.")] = False,
+        plan: Annotated[bool, typer.Option("--plan", help="Say what the run will take, then run.")] = False,
+        measure: Annotated[
+            bool, typer.Option(help="For a plan, run some training rows for about ten seconds, or no LM call at all.")
+        ] = True,
         as_json: Json = False,
     ) -> None:
         """Optimize a task and store the result as its next version.
@@ -45,9 +50,13 @@ def add_to(app: typer.Typer) -> None:
             from dspy_toolkit.settings import DSPyConfig
 
             framework = DSPyFramework(DSPyConfig(num_threads=threads) if threads else DSPyConfig())
-            result, version = run_optimization(
-                output, framework, task, model=model, optimizer=optimizer, seed=seed, rows=drawn, parameters=parameters
-            )
+            asked = {
+                "model": model, "optimizer": optimizer, "seed": seed, "rows": drawn, "parameters": parameters,
+            }  # fmt: skip
+            planned = show_plan(output, framework, task, measure, dry_run, **asked) if dry_run or plan else None
+            if dry_run:
+                return
+            result, version = run_optimization(output, framework, task, **asked, planned=planned)
             output.document(result_document(framework, model, result, version))
             output.print(*score_lines(result))
             output.print(f"[bold]{version.task}@{version.name}[/] is in {version.bundle.path}")
@@ -61,6 +70,21 @@ def run_optimization(
 
     with RunProgress(output) as progress:
         return framework.optimize_task(task, on_event=progress, **options)
+
+
+def show_plan(
+    output: Output, framework: "DSPyFramework", task: str, measure: bool, alone: bool, **options: Any
+) -> "Plan":
+    """Say what the run will take: on stderr, or, if that is all that was asked for (`alone`), as the result."""
+    from dspy_toolkit.cli.plan import plan_lines
+
+    planned = framework.plan_task(task, measure=measure, **options)
+    if alone:
+        output.document(planned.to_dict())
+        output.print(*plan_lines(planned))
+    else:
+        output.stderr.print(*plan_lines(planned), sep="\n")
+    return planned
 
 
 def result_document(

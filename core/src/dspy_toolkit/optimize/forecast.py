@@ -1,5 +1,6 @@
 """What an optimizer says beforehand it will ask for, and the arithmetic of stopping early that several of them need."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ class Work:
     answers them for nothing. `scorings` are calls of the metric beyond one a rollout. Rollouts `in_turn` are made one
     after the other whatever the number of threads; `instructed` ones have instructions that a model wrote. Single
     `calls` go to `model`, a model string (None: the program's own), with prompts like `prompt`, a signature and its
-    inputs. `why` is one sentence.
+    inputs, and answers of `most_written` tokens at most. `why` is one sentence.
     """
 
     what: str
@@ -33,6 +34,7 @@ class Work:
     instructed: bool = False
     calls: Amount = NOTHING
     model: str | None = None
+    most_written: int | None = None
     prompt: tuple[type[dspy.Signature], Mapping[str, Any]] | None = None
     why: str = ""
 
@@ -72,7 +74,9 @@ class Rate:
     def likely(self) -> Iterator[tuple[float, float]]:
         """Possible rates with their weights, which add up to 1: the posterior from Jeffreys' prior."""
         points = [(number + 0.5) / 40 for number in range(40)]
-        weights = [p ** (self.passed - 0.5) * (1 - p) ** (self.tried - self.passed - 0.5) for p in points]
+        passed, failed = self.passed - 0.5, self.tried - self.passed - 0.5
+        logs = [passed * math.log(p) + failed * math.log(1 - p) for p in points]
+        weights = [math.exp(each - max(logs)) for each in logs]
         total = sum(weights)
         yield from ((p, weight / total) for p, weight in zip(points, weights, strict=True))
 

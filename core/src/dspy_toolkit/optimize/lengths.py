@@ -84,7 +84,7 @@ class _Rendered:
 
     def read(self) -> Amount:
         predictors = self.program.predictors()
-        found = [self.tokens(each.signature, each.demos, row) for each in predictors for row in self.rows]
+        found = [self.tokens(each.signature, each.demos, dict(row.items())) for each in predictors for row in self.rows]
         return Amount(min(found) * 0.8, fmean(found), max(found) * 1.5)
 
     def written(self, most: int | None) -> Amount:
@@ -102,7 +102,9 @@ class _Rendered:
 
     def labelled(self) -> float:
         return fmean(
-            self.demo(signature, row) for signature in signatures_of(self.program).values() for row in self.rows
+            self.demo(signature, dict(row.items()))
+            for signature in signatures_of(self.program).values()
+            for row in self.rows
         )
 
 

@@ -3,6 +3,8 @@
 the optimizer's forecast ─▶ calibration on training rows ─▶ forecast again, with what was measured ─▶ the plan
 """
 
+import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -125,32 +127,36 @@ def plan(
     reason: str = "",
     connect: Callable[[str], Any] | None = None,
     measure: bool = True,
+    checked: bool = False,
 ) -> Plan:
     """What `optimize` with the same arguments will take.
 
     With `measure`, some training rows are run for about ten seconds, which gives calls and tokens per row, how often
-    rows pass, and minutes. Without, tokens come from rendering the rows' prompts, and there are no minutes. Raises what
-    `optimize` raises before its first call; a model that does not answer the calibration is a note in the plan.
+    rows pass, and minutes. Without, tokens come from rendering the rows' prompts, and there are no minutes. `checked`
+    says that the run's checks were made. Raises what `optimize` raises before its first call; a model that does not
+    answer the calibration is a note in the plan.
     """
     name = optimizer_name or getattr(optimizer, "__name__", type(optimizer).__name__)
     metric = Metric(metric)
-    checked = check_parameters(optimizer, name, parameters or {})
-    metric.check([*data.train, *data.validation, *data.test])
+    values = check_parameters(optimizer, name, parameters or {})
+    if not checked:
+        metric.check([*data.train, *data.validation, *data.test])
     notes: dict[str, None] = {}
     job = OptimizerJob(
         program=program, train=data.train, validation=data.validation, metric=metric, lm=lm, seed=seed,
-        num_threads=num_threads, stop=_never(), on_report=_ignored, on_keep=_ignored, on_note=notes.setdefault,
+        num_threads=num_threads, stop=threading.Event(), on_report=_ignored, on_keep=_ignored, on_note=notes.setdefault,
         connect=connect,
     )  # fmt: skip
     settings = {"lm": lm, **({} if adapter is None else {"adapter": adapter})}
     with dspy.context(**settings):
-        if (check := getattr(optimizer, "preflight", None)) is not None:
-            check(job, **checked)
-        forecast = _forecast(optimizer, job, Known(), checked)
+        check = getattr(optimizer, "preflight", None)
+        if check is not None and not checked:
+            check(job, **values)
+        forecast = _forecast(optimizer, job, Known(), values)
         measured = None
         if measure:
             measured = _calibrated(job, adapter, forecast, notes)
-            forecast = _forecast(optimizer, job, measured.known if measured else Known(), checked)
+            forecast = _forecast(optimizer, job, measured.known if measured else Known(), values)
         lengths = Lengths.of(program, data.train, lm, adapter, measured)
         spending = Spending(lm=lm, lengths=lengths, measured=measured, num_threads=num_threads)
         lines = _lines(spending, data, forecast)
@@ -159,7 +165,7 @@ def plan(
         model=str(getattr(lm, "model", type(lm).__name__)),
         optimizer=name,
         reason=reason,
-        parameters=checked,
+        parameters=values,
         rows=data.sizes,
         num_threads=num_threads,
         lines=tuple(lines),
@@ -204,6 +210,7 @@ def _lines(spending: Spending, data: Splits, forecast: Forecast | None) -> list[
         final = forecast.final
         for work in forecast.work:
             lines += [PlanRow(stage="search", what=work.what, why=work.why, **each) for each in spending.of(work)]
+        lines = _less_measured(lines, spending)
     # What does not change is measured a second time for nothing, if the LM has a cache.
     repeats = Amount(0, final.unchanged * len(data.test), len(data.test))
     after = spending.rollouts(
@@ -214,6 +221,19 @@ def _lines(spending: Spending, data: Splits, forecast: Forecast | None) -> list[
     return [*lines, *(PlanRow(stage="optimized", what="optimized", why=why, **each) for each in after)]
 
 
+def _less_measured(lines: list[PlanRow], spending: Spending) -> list[PlanRow]:
+    """What the calibration asked may come from the cache in the search: that much less at least."""
+    if not spending.cached or spending.measured is None:
+        return lines
+    used = spending.measured.usage
+    less = {"calls": used.lm_calls, "read": used.input_tokens, "written": used.output_tokens}
+    for number, line in enumerate(lines):
+        if line.stage == "search" and line.model == spending.model:
+            now = {name: getattr(line, name) - Amount(0, 0, most) for name, most in less.items()}
+            return [*lines[:number], dataclasses.replace(line, **now), *lines[number + 1 :]]
+    return lines
+
+
 def _limits(lm: Any) -> Sequence[str]:
     window = ContextWindow.of(lm)
     return () if window is None else (f"The model's context leaves {window.limit} tokens for a prompt.",)
@@ -221,9 +241,3 @@ def _limits(lm: Any) -> Sequence[str]:
 
 def _ignored(*_: Any) -> None:
     """A plan has no progress and keeps nothing."""
-
-
-def _never() -> Any:
-    import threading
-
-    return threading.Event()

@@ -9,6 +9,7 @@ from dspy_toolkit.optimize.journal import Journal
 
 if TYPE_CHECKING:
     from dspy_toolkit.optimize.evaluate import RowResult
+    from dspy_toolkit.optimize.plan import Plan
     from dspy_toolkit.optimize.usage import Call
 
 __all__ = ["Recorder"]
@@ -30,6 +31,10 @@ class Recorder:
     def row(self, stage: str, result: "RowResult") -> None:
         """An evaluated row."""
         self.journal.append("row", {"stage": stage, **result.fields()})
+
+    def plan(self, plan: "Plan") -> None:
+        """What the run was expected to take, before it began."""
+        self.journal.append("plan", plan.to_dict())
 
     def call(self, call: "Call") -> None:
         """An LM call that ended."""

@@ -19,6 +19,7 @@ from dspy_toolkit.optimize.evaluate import Evaluation, evaluate_metered, group_e
 from dspy_toolkit.optimize.events import Emitter, EventSink, Stage
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizers import check_parameters
+from dspy_toolkit.optimize.plan import Plan, plan
 from dspy_toolkit.optimize.quiet import quiet
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.scores import Comparison
@@ -45,12 +46,14 @@ def optimize(
     connect: Callable[[str], Any] | None = None,
     on_event: EventSink | None = None,
     stop: threading.Event | None = None,
+    planned: Plan | None = None,
 ) -> OptimizationResult:
     """Optimize `program`, which is left as it was. `optimizer` is what an OptimizerEntry's reference leads to.
 
     `reason` is why this optimizer, if it was chosen by `select_optimizer`; it is told as a note and is in the result.
     `connect` turns a model string into an LM, for optimizers with a parameter that names a second model. Demonstrations
-    that do not fit the model's context are left out, the last first, and a note says so.
+    that do not fit the model's context are left out, the last first, and a note says so. `planned` is what `plan` said
+    of this run; without it one is made here, without measuring. Events carry the calls it expects.
 
     Raises OptimizationError when a stage cannot be finished (the LM is gone, every row fails), with what was finished
     so far as `partial`; OptimizationInterrupted on Ctrl-C or when `stop` is set, likewise; UnknownNameError or
@@ -79,6 +82,7 @@ def optimize(
     )
     run.metric.check([*data.train, *data.validation, *data.test])
     run.preflight()
+    run.plan(planned)
     try:
         run.baseline = run.evaluate(program, "baseline")
         run.found = run.search()
@@ -136,6 +140,7 @@ class _Run:
     found: dspy.Module | None = None
     optimized: Evaluation | None = None
     comparison: Comparison | None = None
+    planned: Plan | None = None
     _notes: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -162,6 +167,22 @@ class _Run:
                 check(self.job(), **self.parameters)
         if self.reason:
             self.emitter.note("search", f"{self.optimizer_name}: {self.reason}")
+
+    def plan(self, given: Plan | None) -> None:
+        """Have progress and the record say what is expected."""
+        self.planned = given
+        if given is None:
+            try:
+                self.planned = plan(
+                    self.program, data=self.data, metric=Metric(self.metric), optimizer=self.optimizer,
+                    optimizer_name=self.optimizer_name, parameters=self.parameters, lm=self.lm, adapter=self.adapter,
+                    seed=self.seed, num_threads=self.num_threads, task=self.task, reason=self.reason,
+                    connect=self.connect, measure=False, checked=True,
+                )  # fmt: skip
+            except Exception as error:  # noqa: BLE001  # a plugin's forecast or adapter; the run needs no plan
+                self.emitter.note("search", f"This run could not be planned: {type(error).__name__}: {error}")
+        if self.planned is not None and not self.planned.unknown:
+            self.emitter.planned_calls = round(self.planned.total().calls.expected)
 
     def job(self) -> OptimizerJob:
         return OptimizerJob(

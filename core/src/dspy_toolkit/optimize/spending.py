@@ -36,6 +36,7 @@ class Spending:
 
     def __post_init__(self) -> None:
         self.model = str(getattr(self.lm, "model", type(self.lm).__name__))
+        self.told: set[str] = set()
         self.cached = bool(getattr(self.lm, "cache", False))
         if getattr(self.lm, "engine", True) is None:
             import litellm  # noqa: F401  # such a model is called through it, and it has the price list
@@ -76,6 +77,8 @@ class Spending:
         if each is not None and self.measured is not None:
             again = (rollouts - asked) + scorings
             seconds = (asked * (each * programs) + again * self.measured.metric_seconds) * _TIME
+            if not in_turn and self.measured.bare.at_once is None:  # threads may help, by how much is not known
+                seconds = seconds * Amount(1 / self.num_threads, 1, 1)
         yield self._line(self.model, calls, calls * prompt, calls * self.lengths.written, seconds)
         yield from self._judging(asked + scorings)
 
@@ -113,13 +116,14 @@ class Spending:
 
     def _asked(self, work: Work) -> dict[str, Any]:
         low, expected, high = _INSTRUCTION
-        high = getattr(self.lm, "kwargs", {}).get("max_tokens") or high
+        high = work.most_written or getattr(self.lm, "kwargs", {}).get("max_tokens") or high
         written = work.calls * Amount(low, min(expected, high), high)
         read = work.calls * (self.lengths.asked(*work.prompt) if work.prompt else Amount(50, 400, 4000))
         seconds = None
         if work.model is None and self.measured is not None and self.measured.bare.in_turn is not None:
             seconds = (read + written * _WRITING) * self._by_token(self.measured.bare.in_turn)
-        elif work.model is not None:
+        elif work.model is not None and work.model not in self.told:
+            self.told.add(work.model)
             self.notes.append(f"How long {work.model} takes was not measured; its calls have no minutes here.")
         return self._line(work.model or self.model, work.calls, read, written, seconds)
 
