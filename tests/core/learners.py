@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 
 import dspy
 import pytest
@@ -162,16 +163,22 @@ def silent(gold, pred, trace=None):
 
 
 def steady(share, *, fails=0.0):
-    """Right in so many cases, whatever it is shown or told, and unreadable in some; the prompt decides which."""
+    """Right in so many cases, whatever it is shown or told, and unreadable in some.
+
+    The prompt decides which; asked again at a temperature, it draws again.
+    """
+    asked = Counter()
 
     def script(request):
         text, question = prompt_text(request), question_of(request)
+        if request.config.temperature:
+            asked[text] += 1
+        drawn = int(hashlib.sha256(f"{asked[text]}{text}".encode()).hexdigest(), 16) % 1000 / 1000
         if question is None:
-            made = written(request, f"Way {len(text) % 97}.")
+            made = written(request, f"Way {drawn}.")
             return {**made, **({"module_advice": {"first": "x"}} if "module_advice" in made else {})}
         if "[[ ## answer ## ]]" not in text:
             return {"note": "noted"}
-        drawn = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 1000 / 1000
         if drawn >= 1 - fails:
             return "garbage"
         thought = {"reasoning": "Letters go, numbers stay."} if "[[ ## reasoning ## ]]" in text else {}

@@ -2,7 +2,21 @@
 
 import dspy
 import pytest
-from learners import PROGRAM, ROWS, clueless, exact, learner, picky, question_of, refused, run, said, silent, split
+from learners import (
+    PROGRAM,
+    ROWS,
+    clueless,
+    exact,
+    learner,
+    picky,
+    question_of,
+    refused,
+    run,
+    said,
+    silent,
+    split,
+    steady,
+)
 
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize import prepare
@@ -60,14 +74,42 @@ def test_gepa_needs_feedback_and_says_so_first(plugin_manager):
     refused(plugin_manager, "better-together", r"'silent' gives none", metric=silent, parameters=together)
 
 
-def test_gepa_without_labels_notices_silence_while_it_runs(plugin_manager):
+def first_is_a(gold, pred, trace=None, pred_name=None, pred_trace=None):
+    return pred.answer.startswith("a")
+
+
+def test_gepa_asks_a_metric_without_labels_by_what_it_makes_up(plugin_manager):
     rows = [{"question": f"q{n}"} for n in range(50)]
-    with pytest.raises(OptimizationError, match="gives none") as caught:
+    refused(plugin_manager, "gepa", r"'first_is_a' gives none", data=rows, metric=first_is_a)
+    same = [{"question": f"q{n}", "answer": "a"} for n in range(50)]
+    refused(plugin_manager, "gepa", r"'first_is_a' gives none", data=same, metric=first_is_a)
+
+
+def test_gepa_notices_silence_while_it_runs(plugin_manager):
+    """What is made up shows nothing of a metric that does not stand it."""
+    rows = [{"question": f"q{n}"} for n in range(50)]
+    lm = ScriptedLM(clueless)
+    with pytest.raises(OptimizationError, match=r"gives none\. Return dspy\.Prediction\(score") as caught:
         run(
-            plugin_manager, ScriptedLM(clueless), "gepa", data=rows, metric=lambda gold, pred: pred.answer[0] == "a",
+            plugin_manager, lm, "gepa", data=rows, metric=lambda gold, pred: {"a": 1, "n": 0}[pred.answer[0]] == 1,
             parameters={"max_metric_calls": 400},
         )  # fmt: skip
     assert caught.value.partial.baseline.n == 20
+    assert lm.engine.calls < 20 + 10 + 20, "noticed in its first minibatches"
+
+
+def test_gepa_takes_silence_about_right_answers_for_what_it_is(plugin_manager):
+    """Nine right answers in a minibatch of ten, and a word about the tenth only."""
+
+    def terse(gold, pred, trace=None, pred_name=None, pred_trace=None):
+        right = gold.answer == pred.answer
+        return dspy.Prediction(score=float(right), feedback="" if right else f"expected {gold.answer}")
+
+    result = run(
+        plugin_manager, ScriptedLM(steady(0.9)), "gepa", metric=terse,
+        parameters={"reflection_minibatch_size": 10, "max_metric_calls": 200, "stop_at_score": None},
+    )  # fmt: skip
+    assert result.optimized.n == 20
 
 
 def test_gepa_takes_one_budget_that_is_enough(plugin_manager):

@@ -22,8 +22,8 @@ from dspy_toolkit.optimize.usage import Ended
 
 __all__ = ["gepa"]
 
-_SILENT = 12
-"""So many reflections without a word of feedback, and the metric has none to give."""
+_SILENT = 6
+"""So many wrong answers without a word of feedback from the first on, and the metric has none to give."""
 
 
 def _check(
@@ -189,16 +189,21 @@ def gepa(
 
 
 class _Heard:
-    """The metric, which must say something when GEPA asks why: a run of silence ends the search."""
+    """The metric, which must say something when GEPA asks why: silence about the first wrong answers ends the search.
+
+    A metric that spoke once may be silent later, and any may be about right answers.
+    """
 
     def __init__(self, job: OptimizerJob):
         self._job = job
         self._silent = 0
+        self._heard = False
 
     def __call__(self, gold: Any, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Any:
         score = self._job.metric(gold, pred, trace, pred_name, pred_trace)
-        if pred_name is not None:
-            self._silent = 0 if score.feedback.strip() else self._silent + 1
+        if pred_name is not None and not self._heard:
+            self._heard = bool(score.feedback.strip())
+            self._silent += not self._heard and score.score < 1
             if self._silent >= _SILENT:
                 raise Ended(_no_feedback(self._job))
         return score

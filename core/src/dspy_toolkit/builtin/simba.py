@@ -70,7 +70,10 @@ def _forecast(
                 what="winners",
                 rollouts=Amount.of(winners * (train + validation)),
                 made=demos,
-                repeats=Amount(0, (winners - 1) * size, winners * train),
+                # Some steps' best is the program they began with, and rows of a step were asked in it.
+                repeats=Amount(
+                    0, (winners - 1) * (size + (train + validation) / 2), (winners - 1) * (train + validation) + train
+                ),
                 why=f"{winners} programs on {train} training and {validation} validation rows",
             ),
             Work(
