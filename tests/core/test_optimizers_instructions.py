@@ -164,3 +164,17 @@ def test_a_second_model_writes_and_its_death_is_noticed(plugin_manager, name, pa
             plugin_manager, ScriptedLM(learner), name, parameters={parameter: "other/model", "max_metric_calls": 400},
             connect={"other/model": dead}.__getitem__,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "most"), [("scripted/tiny-135m", 150), ("scripted/large-70b", None), ("scripted/unknown", None)]
+)
+def test_a_small_model_writes_instructions_of_bounded_length(plugin_manager, model, most):
+    """One reflection of a 135M model went on for three minutes, to the end of what the engine allows."""
+    for name in ("gepa", "copro", "mipro"):
+        lm = ScriptedLM(learner, model=model)
+        run(plugin_manager, lm, name)
+        writing = [request for request in lm.engine.requests if question_of(request) is None]
+        answering = [request for request in lm.engine.requests if question_of(request)]
+        assert {request.config.max_tokens for request in writing} == {most}, name
+        assert {request.config.max_tokens for request in answering} == {None}, name

@@ -57,8 +57,12 @@ def add_to(app: typer.Typer) -> None:
             if dry_run:
                 return
             result, version = run_optimization(output, framework, task, **asked, planned=planned)
-            output.document(result_document(framework, model, result, version))
+            told = {"plan": planned.to_dict()} if planned else {}
+            output.document({**result_document(framework, model, result, version), **told})
             output.print(*score_lines(result))
+            if planned and not planned.unknown:
+                total = planned.total()
+                output.print(f"planned: {total.calls.expected:.0f} LM calls")
             output.print(f"[bold]{version.task}@{version.name}[/] is in {version.bundle.path}")
 
 
@@ -81,9 +85,9 @@ def show_plan(
     planned = framework.plan_task(task, measure=measure, **options)
     if alone:
         output.document(planned.to_dict())
-        output.print(*plan_lines(planned))
+        output.print(*plan_lines(planned, output.stdout.width))
     else:
-        output.stderr.print(*plan_lines(planned), sep="\n")
+        output.stderr.print(*plan_lines(planned, output.stderr.width), sep="\n")
     return planned
 
 

@@ -12,18 +12,22 @@ __all__ = ["plan_lines"]
 _STAGES = {"baseline": "baseline", "search": "search", "optimized": "final evaluation"}
 
 
-def plan_lines(plan: "Plan") -> "list[Any]":
-    """The plan for people: why this optimizer, the table, and what limits it or is not known."""
+_WIDE = 130
+"""Columns of a terminal from which each line of the table says why."""
+
+
+def plan_lines(plan: "Plan", width: int) -> "list[Any]":
+    """The plan for people, `width` columns wide: why this optimizer, the table, and what limits it or is not known."""
     rows = ", ".join(f"{count} {name}" for name, count in plan.rows.items())
     threads = f"{plan.num_threads} threads" if plan.num_threads > 1 else "1 thread"
     lines: list[Any] = [f"[bold]{plan.optimizer}[/] for {plan.task} on {plan.model}: {rows} rows, {threads}"]
     if plan.reason:
         lines.append(f"auto chose it: {plan.reason}")
-    lines += [_table(plan), *(f"- {_plain(note)}" for note in _notes(plan))]
+    lines += [_table(plan, why=width >= _WIDE), *(f"- {_plain(note)}" for note in _notes(plan))]
     return lines
 
 
-def _table(plan: "Plan") -> "Table":
+def _table(plan: "Plan", *, why: bool) -> "Table":
     from rich.table import Table
 
     priced = any(line.cost is not None for line in plan.lines)
@@ -31,16 +35,17 @@ def _table(plan: "Plan") -> "Table":
     table.add_column("stage")
     for name in ("LM calls", "tokens read", "tokens written", "minutes", *(["US $"] if priced else [])):
         table.add_column(name, justify="right")
-    table.add_column("why")
+    if why:
+        table.add_column("why")
     for line in plan.lines:
         stage = _STAGES[line.stage] if line.stage != "search" else f"search: {line.what}"
         model = "" if line.model == plan.model else f", {line.model}"
-        table.add_row(f"{stage}{model}", *_cells(line, priced=priced), line.why)
+        table.add_row(f"{stage}{model}", *_cells(line, priced=priced), *([line.why] if why else []))
     if plan.unknown:
-        table.add_row("search", *["unknown"] * (4 + priced), plan.unknown)
+        table.add_row("search", *["unknown"] * (4 + priced), *([plan.unknown] if why else []))
     table.add_section()
     name = "total without the search" if plan.unknown else "total"
-    table.add_row(f"[bold]{name}[/]", *_cells(plan.total(), priced=priced), "")
+    table.add_row(f"[bold]{name}[/]", *_cells(plan.total(), priced=priced))
     return table
 
 
@@ -51,6 +56,8 @@ def _cells(line: "PlanRow", *, priced: bool) -> list[str]:
 
 def _notes(plan: "Plan") -> list[str]:
     notes = list(dict.fromkeys(plan.notes))
+    if plan.unknown:
+        notes.append(f"What the search takes is not known: {plan.unknown}.")
     if plan.measured is None:
         notes.append("Nothing was measured: tokens come from the rows' prompts, and how many rows pass is not known.")
     else:
