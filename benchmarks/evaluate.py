@@ -2,7 +2,7 @@
 
     python benchmarks/evaluate.py
     python benchmarks/evaluate.py --rows 1000 --threads 8 --repeats 9 --json
-    python benchmarks/evaluate.py --memory 100000     # resident memory over that many calls, journal on
+    python benchmarks/evaluate.py --memory 100000     # resident memory (Linux) over that many calls, journal on
 
 Both run the same program on the same rows with the same adapter and metric; ours also counts calls and tokens, notes
 each prediction's cost, and writes every row and LM call to a journal. The engine answers with a fixed text.
@@ -10,6 +10,7 @@ each prediction's cost, and writes every row and LM call to a journal. The engin
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import tempfile
@@ -119,14 +120,12 @@ def _times(
 def _memory(
     program: dspy.Module, rows: list[dspy.Example], lm: dspy.LM, options: argparse.Namespace, journal: Journal
 ) -> list[Any]:
-    import psutil
-
-    process, found = psutil.Process(), []
+    found = []
     parts = options.memory // len(rows)
     for part in range(1, parts + 1):
         evaluate(program, rows, same, lm=lm, num_threads=options.threads, journal=journal)
         if part == 1 or part % max(1, parts // 10) == 0:
-            size = process.memory_info().rss / 2**20
+            size = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
             found.append({"calls": part * len(rows), "mib": size})
             if not options.json:
                 print(f"{part * len(rows):8} calls  {size:6.0f} MiB")

@@ -37,7 +37,7 @@ class RowResult:
     """One row. `row` counts from 1; `score` is 0-100; `prediction` is None, and the score 0, where `error` is set.
 
     A row fails when the program or the metric raises; `error` is "<type>: <message>". `parts` are the scores (0-100) of
-    a combined metric's parts.
+    a combined metric's parts. `raised` is what the error was, for what its text leaves out (a raw completion).
     """
 
     row: int
@@ -48,6 +48,7 @@ class RowResult:
     error: str | None
     seconds: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    raised: Exception | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data; a value JSON cannot hold appears as its repr."""
@@ -284,6 +285,7 @@ class _Row:
             parts={name: 100 * part for name, part in scored.parts.items()},
             error=None if raised is None else _describe(raised),
             seconds=time.perf_counter() - started,
+            raised=raised,
         )
         return _Outcome(result, raised)
 

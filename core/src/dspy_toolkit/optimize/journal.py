@@ -26,6 +26,9 @@ __all__ = ["Entry", "Journal", "read_journal"]
 _BACKLOG = 10_000
 """So many entries may wait to be written before `append` waits too: memory stays bounded when the disk is slow."""
 
+_ROWS = 1_000
+"""Rows in one statement; SQLite takes at least 32,766 values in one."""
+
 _PERIOD = 0.02
 """Seconds between transactions. Waking the writer for each entry would have it fight the run's threads for the GIL."""
 
@@ -147,7 +150,14 @@ class Journal:
             return
         try:
             with connection:
-                connection.executemany("INSERT INTO entries (time, kind, key, data) VALUES (?, ?, ?, ?)", rows)
+                for at in range(0, len(rows), _ROWS):
+                    part = rows[at : at + _ROWS]
+                    # One statement: sqlite3 takes the GIL back from the run's threads once for each that it executes.
+                    values = ", ".join(["(?, ?, ?, ?)"] * len(part))
+                    connection.execute(
+                        f"INSERT INTO entries (time, kind, key, data) VALUES {values}",
+                        [value for row in part for value in row],
+                    )
         except sqlite3.Error as error:
             self._failed = True
             if self._on_failure is not None:
