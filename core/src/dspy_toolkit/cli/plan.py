@@ -20,9 +20,11 @@ def plan_lines(plan: "Plan", width: int) -> "list[Any]":
     """The plan for people, `width` columns wide: why this optimizer, the table, and what limits it or is not known."""
     rows = ", ".join(f"{count} {name}" for name, count in plan.rows.items())
     threads = f"{plan.num_threads} threads" if plan.num_threads > 1 else "1 thread"
-    lines: list[Any] = [f"[bold]{plan.optimizer}[/] for {plan.task} on {plan.model}: {rows} rows, {threads}"]
+    lines: list[Any] = [
+        f"[bold]{plan.optimizer}[/] for {_plain(plan.task)} on {_plain(plan.model)}: {rows} rows, {threads}"
+    ]
     if plan.reason:
-        lines.append(f"auto chose it: {plan.reason}")
+        lines.append(f"auto chose it: {_plain(plan.reason)}")
     lines += [_table(plan, why=width >= _WIDE), *(f"- {_plain(note)}" for note in _notes(plan))]
     return lines
 
