@@ -5,7 +5,7 @@ import pytest
 from learners import EVERY, ROWS, SMALL, Two, answered, learner, optimizer_of, split, steady
 
 from dspy_toolkit.errors import OptimizationError
-from dspy_toolkit.optimize import optimize, plan, prepare
+from dspy_toolkit.optimize import Journal, optimize, plan, prepare, read_journal
 from dspy_toolkit.optimize.forecast import Rate, bootstrapped, distinct, until_score
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.types import TaskData
@@ -247,3 +247,20 @@ def test_candidates_until_one_is_good_enough():
     assert until_score([sure] * 5, 10, None).expected == 5
     half = Rate(5000, 10000)
     assert until_score([half] * 40, 2, 100).expected == pytest.approx(4, rel=0.1)
+
+
+def test_the_plan_is_in_the_record_of_the_run(plugin_manager, tmp_path):
+    program = dspy.Predict("question -> answer")
+    asked = {
+        "data": prepare(rows(20, 10, 20), program), "metric": answered,
+        "optimizer": optimizer_of(plugin_manager, "copro"), "parameters": SMALL["copro"],
+    }  # fmt: skip
+    with Journal(tmp_path / "run") as journal:
+        result = optimize(program, lm=ScriptedLM(steady(0.5)), journal=journal, **asked)
+    (entry,) = read_journal(tmp_path / "run", "plan")
+    assert entry.data["total"]["calls"]["expected"] == result.lm_calls
+    planned = plan(program, lm=ScriptedLM(steady(0.5)), **asked)
+    with Journal(tmp_path / "other") as journal:
+        optimize(program, lm=ScriptedLM(steady(0.5)), journal=journal, planned=planned, **asked)
+    (entry,) = read_journal(tmp_path / "other", "plan")
+    assert entry.data["measured"]["lm_calls"] == 8

@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
-from dspy_toolkit.errors import DataError, MetricError, OptimizationInterrupted, PluginError, UnknownNameError
+from dspy_toolkit.errors import DataError, MetricError, OptimizationError, PluginError, UnknownNameError
 from dspy_toolkit.evaluation import ProgramComparison, ProgramEvaluation, Target
 from dspy_toolkit.evaluation.measuring import Measuring
 from dspy_toolkit.evaluation.rows import AnyData, EvaluationRows, SetName, rows_of
@@ -17,9 +17,11 @@ from dspy_toolkit.metrics import Metric
 from dspy_toolkit.modules import ModuleRegistry, ProjectSignatureConfig
 from dspy_toolkit.optimize import (
     EventSink,
+    Limits,
     OptimizationResult,
     OptimizerType,
     Plan,
+    Runs,
     Situation,
     check_parameters,
     choose,
@@ -31,6 +33,10 @@ from dspy_toolkit.optimize import (
     prepare,
     read_dataset,
 )
+from dspy_toolkit.optimize.again import asked_again, asked_with, going_on, limits_given, rows_again
+from dspy_toolkit.optimize.identity import differences, identity
+from dspy_toolkit.optimize.run import Saved
+from dspy_toolkit.optimize.runs import identity_key
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.program import Program
 from dspy_toolkit.settings import DSPyConfig
@@ -57,6 +63,7 @@ class DSPyFramework:
         self.signature_registry = SignatureRegistry(self.plugins)
         self.modules = ModuleRegistry()
         self.store = Store(self.config.store)
+        self.runs = Runs(self.config.runs)
         self._lms: dict[tuple[Any, ...], dspy.LM] = {}
         self._lock = threading.Lock()
         os.environ["DSPY_TOOLKIT_CACHE"] = str(self.config.cache)
@@ -150,6 +157,12 @@ class DSPyFramework:
         rows: Mapping[str, int] | None = None,
         on_event: EventSink | None = None,
         stop: threading.Event | None = None,
+        num_threads: int | None = None,
+        limits: Limits | None = None,
+        max_errors: int | None = None,
+        resume: str | bool = False,
+        save: Callable[[OptimizationResult], Saved] | None = None,
+        asked: Mapping[str, Any] | None = None,
         planned: Plan | None = None,
         **parameters: Any,
     ) -> OptimizationResult:
@@ -160,12 +173,49 @@ class DSPyFramework:
         is a metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result.
         `optimizer` is a name (`bootstrap` if none is given), or `auto`, which chooses by the data, the metric and the
         model and says why in the result's `reason`. `parameters` are the optimizer's.
-        `planned` is a plan made before, for progress and the record; without it the run makes one by itself, without
-        measuring.
+        The run is recorded in the folder `runs`; `limits`, `max_errors` and `save` are those of
+        `dspy_toolkit.optimize.optimize`. `resume` goes on with a recorded run, that of an id or, where True, the newest
+        that was asked to do the same; limits may differ. `asked` is what else would ask for it, for the record.
+        `planned` is a plan made before; without it the run makes one by itself, without measuring.
         Raises DataError, OptimizationError, OptimizationInterrupted (with what was found), UnknownNameError.
         """
-        asked = self._asked(module, dataset, metrics, task_type, optimizer, model, seed, rows, parameters)
-        return optimize(**asked, on_event=on_event, stop=stop, planned=planned)
+        module, optimizer, parameters = self._module(module, optimizer, parameters)
+        seed, num_threads = self._seed(seed), num_threads or self.config.num_threads
+        max_errors = self.config.max_errors if max_errors is None else max_errors
+        options = {
+            "optimizer": optimizer,
+            "model": model or self.config.model,
+            "seed": seed,
+            "rows": dict(rows or {}),
+            "parameters": dict(parameters),
+            "num_threads": num_threads,
+            "limits": limits_given(limits),
+            "max_errors": max_errors,
+            **(asked or {}),
+        }
+        decided = self._decided(
+            module, dataset, metrics, task_type, optimizer, model, seed, rows, num_threads, parameters
+        )
+        if resume is True:
+            named = ("program", "data", "parameters", "lm", "adapter", "seed", "task")
+            same = identity(
+                **{name: decided[name] for name in named},
+                metric=decided["metric"].name,
+                optimizer=decided["optimizer_name"],
+            )
+            resume = self._unfinished(same)
+        with self.runs.open(resume or None) as journal:
+            return optimize(
+                **decided,
+                on_event=on_event,
+                stop=stop,
+                limits=limits,
+                max_errors=max_errors,
+                journal=journal,
+                options=options,
+                save=save,
+                planned=planned,
+            )
 
     def plan_module(
         self,
@@ -178,6 +228,7 @@ class DSPyFramework:
         model: str | None = None,
         seed: int | None = None,
         rows: Mapping[str, int] | None = None,
+        num_threads: int | None = None,
         measure: bool = True,
         **parameters: Any,
     ) -> Plan:
@@ -186,50 +237,62 @@ class DSPyFramework:
         `measure` runs some training rows for about ten seconds (see `dspy_toolkit.optimize.plan`). Raises as
         `optimize_module` does before its first call.
         """
-        asked = self._asked(module, dataset, metrics, task_type, optimizer, model, seed, rows, parameters)
-        return plan(**asked, measure=measure)
+        module, optimizer, parameters = self._module(module, optimizer, parameters)
+        num_threads = num_threads or self.config.num_threads
+        decided = self._decided(
+            module, dataset, metrics, task_type, optimizer, model, self._seed(seed), rows, num_threads, parameters
+        )
+        return plan(**decided, measure=measure)
 
-    def _asked(
-        self,
-        module: dspy.Module | str,
-        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example] | str | os.PathLike[str],
-        metrics: AnyMetric | Sequence[AnyMetric],
-        task_type: str,
-        optimizer: str | None,
-        model: str | None,
-        seed: int | None,
-        rows: Mapping[str, int] | None,
-        parameters: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """The arguments of `optimize` and `plan`, with everything that was named found."""
+    def _module(
+        self, module: dspy.Module | str, optimizer: str | None, parameters: Mapping[str, Any]
+    ) -> tuple[dspy.Module, str, dict[str, Any]]:
+        """A module, found if it was named, with the optimizer and parameters it was registered with."""
         if isinstance(module, str):
             settings = self.modules.config(module)
             if optimizer is None and settings is not None and settings.optimizer:
                 optimizer, parameters = settings.optimizer, {**settings.optimizer_params, **parameters}
             module = self.modules.get(module)
+        return module, optimizer or "bootstrap", dict(parameters)
+
+    def _decided(
+        self,
+        module: dspy.Module,
+        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example] | str | os.PathLike[str],
+        metrics: AnyMetric | Sequence[AnyMetric],
+        task_type: str,
+        name: str,
+        model: str | None,
+        seed: int,
+        rows: Mapping[str, int] | None,
+        num_threads: int,
+        parameters: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """What `optimize` and `plan` are both given: everything that was named is found, and `auto` has chosen."""
         if isinstance(dataset, str | os.PathLike):
             dataset = read_dataset(dataset, module)
-        name, reason = optimizer or "bootstrap", ""
+        reason = ""
         if name.lower() != OptimizerType.AUTO:
             # A typing mistake is told before a model is loaded.
             check_parameters(resolve(find_optimizer(self.plugins, name).entry.optimizer), name, parameters)
-        data = prepare(dataset, module, rows=rows, seed=self._seed(seed))
+        data = prepare(dataset, module, rows=rows, seed=seed)
         metric, lm = self.metric(metrics), self.lm(model)
         if name.lower() == OptimizerType.AUTO:
             choice = choose(Situation.of(module, data, metric, lm, task_type=task_type))
             name, reason, parameters = choice.optimizer, choice.reason, {**choice.parameters, **parameters}
-        found = find_optimizer(self.plugins, name)
+        found = find_optimizer(self.plugins, name).entry
+        function = resolve(found.optimizer)
         return {
             "program": module,
             "data": data,
             "metric": metric,
-            "optimizer": resolve(found.entry.optimizer),
-            "optimizer_name": found.entry.name,
-            "parameters": parameters,
+            "optimizer": function,
+            "optimizer_name": found.name,
+            "parameters": check_parameters(function, found.name, parameters),
             "lm": lm,
             "adapter": self.adapter(),
-            "seed": self._seed(seed),
-            "num_threads": self.config.num_threads,
+            "seed": seed,
+            "num_threads": num_threads,
             "task": task_type,
             "reason": reason,
             "connect": self.lm,
@@ -248,32 +311,59 @@ class DSPyFramework:
         parameters: Mapping[str, Any] | None = None,
         on_event: EventSink | None = None,
         stop: threading.Event | None = None,
+        num_threads: int | None = None,
+        limits: Limits | None = None,
+        max_errors: int | None = None,
+        resume: str | bool = False,
         planned: Plan | None = None,
     ) -> tuple[OptimizationResult, Version]:
         """Optimize what a name stands for, and store the result under it as its next version.
 
         A task brings its own data, metric and defaults; `dataset` and `metrics` replace them. What is no task needs
-        both. Defaults: arguments, then the project's settings, then the task's own. Raises as `optimize_module`.
+        both. Defaults: arguments, then the project's settings, then the task's own; with `resume`, those the run was
+        begun with, and an argument that is another one is an error. Raises as `optimize_module`.
         """
         target = self.target(name, plain=True)
+        run = None if resume is False else self.runs.find(target.name, None if resume is True else resume)
+        given: dict[str, Any] = {
+            "optimizer": optimizer,
+            "model": model,
+            "seed": seed,
+            "num_threads": num_threads,
+            "limits": limits,
+            "max_errors": max_errors,
+        }
+        if run is None:
+            options = {**given, **self._options(target, optimizer, model, rows or {}, parameters or {}, dataset)}
+        else:
+            dataset, metrics = rows_again(run, dataset, metrics)
+            options = asked_again(run, self.plugins, **given, rows=rows or {}, parameters=parameters or {})
         data, example_inputs = self._training_data(target, dataset)
-        options = self._options(target, dataset is None, optimizer, model, rows or {}, parameters or {})
+        stored: list[Version] = []
+
+        def save(result: OptimizationResult) -> Saved:
+            version = self.store.save(result, example_inputs=example_inputs, adapter=self.adapter())
+            stored.append(version)
+            return f"{version.task}@{version.name}", str(version.bundle.path)
+
         try:
             result = self.optimize_module(
                 target.module,
                 data,
                 self._metrics(target, metrics),
                 task_type=target.name,
-                seed=seed,
                 on_event=on_event,
                 stop=stop,
+                resume=run.id if run else False,
+                save=save,
+                asked=asked_with(name, dataset, metrics),
                 planned=planned,
                 **options,
             )
-        except OptimizationInterrupted as interruption:
-            raise self._kept(target.name, example_inputs, interruption) from None
-        version = self.store.save(result, example_inputs=example_inputs, adapter=self.adapter())
-        return result, version
+        except OptimizationError as error:
+            told = going_on(name, error, [version.name for version in stored], target.name)
+            raise told from (None if told is error else error)
+        return result, stored[-1]
 
     def plan_task(
         self,
@@ -286,6 +376,7 @@ class DSPyFramework:
         seed: int | None = None,
         rows: Mapping[str, int] | None = None,
         parameters: Mapping[str, Any] | None = None,
+        num_threads: int | None = None,
         measure: bool = True,
     ) -> Plan:
         """What `optimize_task` with the same arguments will take; see `plan_module`. Nothing is stored."""
@@ -296,31 +387,31 @@ class DSPyFramework:
             self._metrics(target, metrics),
             task_type=target.name,
             seed=seed,
+            num_threads=num_threads,
             measure=measure,
-            **self._options(target, dataset is None, optimizer, model, rows or {}, parameters or {}),
+            **self._options(target, optimizer, model, rows or {}, parameters or {}, dataset),
         )
 
     def _options(
         self,
         target: Target,
-        own_rows: bool,
         optimizer: str | None,
         model: str | None,
         rows: Mapping[str, int],
         parameters: Mapping[str, Any],
+        dataset: AnyData | None,
     ) -> dict[str, Any]:
         """What is given, over the project's settings, over the task's own."""
         project, entry = self.config.project(target.project), target.task and target.task.entry
-        usual = project.optimizer or (entry.optimizer if entry else "bootstrap")
-        optimizer = optimizer or usual
+        optimizer = optimizer or project.optimizer or (entry.optimizer if entry else "bootstrap")
         # Parameters belong to the optimizer they were written for.
         defaults = dict(entry.optimizer_params) if entry and optimizer == entry.optimizer else {}
-        if optimizer == usual:
+        if optimizer == (project.optimizer or (entry.optimizer if entry else "bootstrap")):
             defaults |= project.optimizer_params
         return {
             "optimizer": optimizer,
             "model": model or project.model,
-            "rows": {**(entry.rows if entry and own_rows else {}), **project.rows, **rows},
+            "rows": {**(entry.rows if entry and dataset is None else {}), **project.rows, **rows},
             **defaults,
             **parameters,
         }
@@ -338,17 +429,15 @@ class DSPyFramework:
         first = dict((dataset.test if isinstance(dataset, TaskData) else dataset)[0].items())
         return dataset, {name: first[name] for name in input_fields(program) if name in first}
 
-    def _kept(
-        self, name: str, example_inputs: Mapping[str, Any], interruption: OptimizationInterrupted
-    ) -> OptimizationInterrupted:
-        """The interruption, with what it leaves behind stored and told."""
-        kept = "Finished LM calls are kept"
-        partial = interruption.partial
-        if isinstance(partial, OptimizationResult) and partial.program is not None:
-            version = self.store.save(partial, example_inputs=example_inputs, adapter=self.adapter())
-            kept += f", and the best program so far is {name}@{version.name}, not yet measured"
-        return OptimizationInterrupted(
-            f"{interruption} {kept}. The same command again goes on from here.", partial=partial
+    def _unfinished(self, asked: Mapping[str, Any]) -> str:
+        """The newest unfinished run that was asked to do this."""
+        run = self.runs.unfinished(identity_key(asked))
+        if run is not None:
+            return run.id
+        other = self.runs.find(asked["task"])
+        raise OptimizationError(
+            f"No unfinished run was asked to do this. The newest, {other.id}, was asked something else: "
+            f"{'; '.join(differences(other.identity, asked))}."
         )
 
     # --- measuring

@@ -83,7 +83,9 @@ class DSPyConfig(BaseSettings):
     )
     seed: int = Field(default=0, ge=0, description="seed of every draw")
     num_threads: int = Field(default=4, ge=1, le=256, description="examples evaluated at the same time")
-    max_errors: int = Field(default=10, ge=0, description="failing examples that end a run")
+    max_errors: int | None = Field(
+        default=None, ge=0, description="failing rows a run may have; one more ends it; none: any number"
+    )
 
     def __init__(self, *, config_file: Path | str | None = None, **arguments: Any):
         """`config_file` replaces the search for one; `arguments` win over everything."""
@@ -247,7 +249,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"The settings file {path} is not valid TOML: {error}.") from error
     if path.name == "pyproject.toml":
         document = document.get("tool", {}).get("dspy-toolkit", {})
-    for key in ("store", "cache"):
+    for key in ("store", "runs", "cache"):
         if isinstance(document.get(key), str):
             document[key] = str(path.absolute().parent / Path(document[key]).expanduser())
     return document

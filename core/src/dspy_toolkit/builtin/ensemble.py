@@ -9,6 +9,7 @@ from pydantic import Field
 from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_once
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, demos_must_fit, fresh, labelled, stripped
 from dspy_toolkit.optimize.amount import NOTHING, Amount
+from dspy_toolkit.optimize.budget import calls_per_row
 from dspy_toolkit.optimize.context import limit_demos
 from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstrapped, distinct
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
@@ -54,7 +55,12 @@ def _forecast(
     return Forecast(work=(bootstrapping, candidates), final=final)
 
 
+def _times(*, size: int, num_candidate_programs: int, **_: object) -> int:
+    return min(size, num_candidate_programs)
+
+
 @planned(_forecast)
+@calls_per_row(_times)
 @preflight(demos_must_fit)
 def ensemble(
     job: OptimizerJob,

@@ -47,11 +47,12 @@ def main() -> None:
         optimize,
         plugins,
         run,
+        runs,
         signatures,
         tasks,
         validate,
     )
 
-    for verb in (demo, optimize, evaluate, compare, run, tasks, signatures, validate, plugins, config, doctor):
+    for verb in (demo, optimize, evaluate, compare, runs, run, tasks, signatures, validate, plugins, config, doctor):
         verb.add_to(app)
     app()

@@ -1,7 +1,6 @@
 """What a run tells while it goes: one stream of events, enough for a progress bar with time left and best so far."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -25,8 +24,8 @@ class Event:
     `progress` comes when a unit of work is done; `candidate` when the search found something to keep; `note` is a
     message for people. `done` of `total` units of the stage are finished (rows, or steps of the search; `total` is
     None when unknown). `score` is the stage's mean so far, `best` the best so far, both 0-100 or None. `lm_calls`
-    (cache hits left out) and `seconds` count from the start of the run; `planned_calls` is how many calls the
-    run's plan expects in all, or None.
+    (cache hits left out) and `seconds` count from the start of the run, which has the id `run` if it has a record;
+    `planned_calls` is how many calls the run's plan expects in all, or None.
     """
 
     kind: EventKind
@@ -39,6 +38,7 @@ class Event:
     planned_calls: int | None = None
     seconds: float = 0.0
     message: str = ""
+    run: str = ""
 
 
 EventSink = Callable[[Event], None]
@@ -48,17 +48,17 @@ EventSink = Callable[[Event], None]
 class Emitter:
     """Fills in what every event of a run carries and hands it to the sink, one at a time."""
 
-    def __init__(self, sink: EventSink | None, meter: "Meter"):
+    def __init__(self, sink: EventSink | None, meter: "Meter", *, run: str = ""):
         self._sink = sink
-        self._meter = meter
-        self._started = time.perf_counter()
+        self.meter = meter
+        self._run = run
         self._lock = threading.RLock()
         self._best: float | None = None
         self.planned_calls: int | None = None
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self._started
+        return self.meter.seconds
 
     def start(self, stage: Stage, total: int | None, message: str = "") -> None:
         self._emit("stage_started", stage, total=total, message=message)
@@ -96,10 +96,11 @@ class Emitter:
             total=total,
             score=score,
             best=self._best,
-            lm_calls=self._meter.usage.lm_calls,
+            lm_calls=self.meter.usage.lm_calls,
             planned_calls=self.planned_calls,
             seconds=self.seconds,
             message=message,
+            run=self._run,
         )
         with self._lock, loud():
             self._sink(event)

@@ -53,8 +53,9 @@ class Entry:
 class Journal:
     """The record of one run in `folder`, which is made if needed, for this user only. One process writes at a time.
 
-    `append` may be called from any thread. When the disk refuses, the run is not hurt: `on_failure` is called once with
-    one line to tell people, and what comes later is dropped. Raises OptimizationError when another process is writing,
+    `append` may be called from any thread. When the disk refuses, the run is not hurt: `take_trouble` gives one line to
+    tell people, once, `on_failure` is called with it, and what comes later is dropped.
+    Raises OptimizationError when another process is writing,
     or the folder cannot be used.
     """
 
@@ -62,6 +63,7 @@ class Journal:
         self.folder = folder
         self._on_failure = on_failure
         self._failed = False
+        self._trouble = ""
         self._waiting: list[tuple[float, str, str, bytes]] = []
         self._changed = threading.Condition()
         self._hurry = self._closing = False
@@ -116,6 +118,11 @@ class Journal:
         self._changed.notify_all()
         self._changed.wait_for(lambda: self._stored >= count or not self._thread.is_alive())
 
+    def take_trouble(self) -> str:
+        """What went wrong with writing, if that was not taken yet. For who tells people in a thread of the run."""
+        trouble, self._trouble = self._trouble, ""
+        return trouble
+
     def close(self) -> None:
         """Write what waits and let the folder go. Closing twice does nothing."""
         with self._changed:
@@ -160,11 +167,12 @@ class Journal:
                     )
         except sqlite3.Error as error:
             self._failed = True
+            self._trouble = (
+                f"The record of this run can no longer be written ({error}); the run goes on without. "
+                f"Free some room in {self.folder}: --resume will repeat what came after this."
+            )
             if self._on_failure is not None:
-                self._on_failure(
-                    f"The record of this run can no longer be written ({error}); the run goes on without. "
-                    f"Free some room in {self.folder}: --resume will repeat what came after this."
-                )
+                self._on_failure(self._trouble)
 
 
 def read_journal(folder: Path, *kinds: str, after: int = 0) -> Iterator[Entry]:
