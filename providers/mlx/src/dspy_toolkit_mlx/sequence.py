@@ -2,8 +2,8 @@
 
 import codecs
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 __all__ = ["Guide", "Sampling", "Sequence", "TextStream", "TokenChoice", "derive"]
@@ -107,12 +107,12 @@ class TextStream:
         if self.stopped:
             return ""
         self._held += self._decoder.decode(data, final)
-        cut = min((at for s in self._stop if (at := self._held.find(s)) >= 0), default=-1)
+        cut = min((at for s in self._stop if (at := self._held.find(s)) >= 0), default=-1) if self._stop else -1
         if cut >= 0:
             self.stopped = True
             out, self._held = self._held[:cut], ""
         else:
-            keep = 0 if final else self._doubtful()
+            keep = self._doubtful() if self._stop and not final else 0
             at = len(self._held) - keep
             out, self._held = self._held[:at], self._held[at:]
         if out:
@@ -130,12 +130,18 @@ class TextStream:
         return longest
 
 
+_OWN = frozenset({"arrival", "cancelled", "deadline", "emit", "id"})
+"""Fields of a sequence that belong to who asked; the others belong to the answer."""
+
+
 @dataclass(eq=False, kw_only=True)
 class Sequence:
     """A completion. Made by the caller's thread, then owned and changed by the engine thread alone.
 
     `tokens` is the answer so far; `pending` are the tokens at its end (or the prompt's) that the model has not seen.
-    `token_bytes` turns a token into its bytes. `finish_reason` is None while it runs.
+    `token_bytes` turns a token into its bytes. `finish_reason` is None while it runs. Sequences of equal `twin` have
+    the same answer; None is equal to nothing. `turns` are places in the prompt where messages begin: prompts to come
+    are likely to part from this one there.
     """
 
     prompt: tuple[int, ...]
@@ -149,6 +155,8 @@ class Sequence:
     arrival: float = 0.0
     id: int = field(default_factory=lambda: next(_ids))
     emit: Callable[[str], None] | None = None
+    twin: Hashable | None = None
+    turns: tuple[int, ...] = ()
 
     tokens: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
@@ -173,6 +181,15 @@ class Sequence:
     @property
     def finished(self) -> bool:
         return self.finish_reason is not None
+
+    def answer_as(self, twin: "Sequence") -> None:
+        """Take the finished answer of a twin, whose row this one shared: nothing was computed for it alone."""
+        for item in fields(self):
+            if item.name not in _OWN:
+                setattr(self, item.name, getattr(twin, item.name))
+        self.cached_tokens = len(self.prompt)
+        if self.first_token is not None:
+            self.first_token = max(self.first_token, self.arrival)
 
     def begin(self, covered: int) -> None:
         """Start running: the prefix has `covered` tokens of the prompt; the rest and the forced start are pending."""
