@@ -55,7 +55,7 @@ def framework(tmp_path, lm_cache):
 @pytest.mark.parametrize(
     ("optimizer", "model", "parameters"),
     [
-        ("gepa", "mlx/smollm2-135m", {"max_metric_calls": 8, "reflection_minibatch_size": 2}),
+        ("gepa", "brief", {"max_metric_calls": 8, "reflection_minibatch_size": 2}),
         (
             "mipro",
             "brief",
