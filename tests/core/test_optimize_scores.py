@@ -73,6 +73,7 @@ def test_no_difference_never_clears_and_a_clear_one_does():
     assert not compare([100.0] * 8, [0.0] * 8).clears
 
 
+@settings(deadline=None)
 @given(st.integers(0, 12), st.integers(0, 12))
 def test_the_sign_test_is_the_binomial_tail(wins, losses):
     trials = wins + losses

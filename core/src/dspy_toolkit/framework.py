@@ -34,6 +34,7 @@ from dspy_toolkit.optimize import (
     read_dataset,
 )
 from dspy_toolkit.optimize.again import asked_again, asked_with, going_on, limits_given, rows_again
+from dspy_toolkit.optimize.budget import calls_for_search
 from dspy_toolkit.optimize.identity import differences, identity
 from dspy_toolkit.optimize.run import Saved
 from dspy_toolkit.optimize.runs import identity_key
@@ -195,7 +196,7 @@ class DSPyFramework:
             **(asked or {}),
         }
         decided = self._decided(
-            module, dataset, metrics, task_type, optimizer, model, seed, rows, num_threads, parameters
+            module, dataset, metrics, task_type, optimizer, model, seed, rows, num_threads, parameters, limits
         )
         if resume is True:
             named = ("program", "data", "parameters", "lm", "adapter", "seed", "task")
@@ -268,6 +269,7 @@ class DSPyFramework:
         rows: Mapping[str, int] | None,
         num_threads: int,
         parameters: Mapping[str, Any],
+        limits: Limits | None = None,
     ) -> dict[str, Any]:
         """What `optimize` and `plan` are both given: everything that was named is found, and `auto` has chosen."""
         if isinstance(dataset, str | os.PathLike):
@@ -279,7 +281,8 @@ class DSPyFramework:
         data = prepare(dataset, module, rows=rows, seed=seed)
         metric, lm = self.metric(metrics), self.lm(model)
         if name.lower() == OptimizerType.AUTO:
-            choice = choose(Situation.of(module, data, metric, lm, task_type=task_type))
+            known = {"task_type": task_type, "max_calls": calls_for_search(limits, module, data)}
+            choice = choose(Situation.of(module, data, metric, lm, **known))
             name, reason, parameters = choice.optimizer, choice.reason, {**choice.parameters, **parameters}
         found = find_optimizer(self.plugins, name).entry
         function = resolve(found.optimizer)

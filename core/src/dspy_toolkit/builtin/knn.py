@@ -14,7 +14,7 @@ from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Rate, Work, b
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.programs.nearest import Entry, Nearest, text_of
 
-__all__ = ["knn"]
+__all__ = ["knn", "shown_as_they_are"]
 
 
 def _check(job: OptimizerJob, *, bootstrap: bool, **_: object) -> None:
@@ -81,6 +81,11 @@ def knn(
             "Label the rows, so that they can be shown as they are, lower metric_threshold, or raise max_rounds."
         )
     return Nearest(fresh(job.program), entries, k=count)
+
+
+def shown_as_they_are(job: OptimizerJob, rows: Sequence[dspy.Example], *, k: int) -> Nearest:
+    """A program that shows each call the `k` rows most like it, as they are; fewer if so many do not fit."""
+    return Nearest(fresh(job.program), _as_they_are(job.program, rows), k=limit_demos(job, k=k)["k"])
 
 
 def _as_they_are(program: dspy.Module, rows: Sequence[dspy.Example]) -> list[Entry]:

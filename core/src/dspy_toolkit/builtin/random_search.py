@@ -7,6 +7,7 @@ import dspy
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_once
+from dspy_toolkit.builtin.knn import shown_as_they_are
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, demos_must_fit, fresh, labelled, stripped
 from dspy_toolkit.optimize.amount import NOTHING, Amount
 from dspy_toolkit.optimize.context import limit_demos
@@ -14,6 +15,8 @@ from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstr
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 
 __all__ = ["random_search"]
+
+_NEAREST = 3
 
 
 def _forecast(
@@ -26,6 +29,7 @@ def _forecast(
     max_rounds: int,
     metric_threshold: float,
     stop_at_score: float | None,
+    nearest: bool,
 ) -> Forecast:
     wanted, shown = shown_at_once(
         job, max_bootstrapped_demos=max_bootstrapped_demos, max_labeled_demos=max_labeled_demos
@@ -48,6 +52,7 @@ def _forecast(
     repeats = NOTHING if shown else Amount(0, max(0.0, tries.expected - once), max(0.0, tries.high - rows * max_rounds))
     demos = sum(sizes) / len(sizes)
     stop = "" if stop_at_score is None else f", fewer if one scores {stop_at_score:g}"
+    last = validation if nearest and has_labels else 0
     return Forecast(
         work=(
             Work(
@@ -65,6 +70,12 @@ def _forecast(
                 labelled=(max(0.0, shown - demos) * (len(rates) - plain) + shown * has_labels) / len(rates),
                 why=f"{len(rates)} programs on {validation} validation rows each{stop}",
             ),
+            Work(
+                what="nearest demonstrations",
+                rollouts=Amount(0 if stop_at_score is not None else last, last, last),
+                labelled=_NEAREST,
+                why=f"1 program on {last} validation rows{stop}",
+            ),
         ),
         final=Final(made=demos, labelled=max(0.0, shown - demos)),
     )
@@ -81,6 +92,7 @@ def random_search(
     max_rounds: Positive = 1,
     metric_threshold: Threshold = 0.5,
     stop_at_score: Annotated[float, Field(ge=0, le=100)] | None = 100.0,
+    nearest: bool = False,
 ) -> dspy.Module:
     """DSPy's BootstrapFewShotWithRandomSearch: several sets of demonstrations, the best on validation rows wins.
 
@@ -89,6 +101,8 @@ def random_search(
     itself, filled up to `max_labeled_demos` with rows as they are. `max_rounds` and `metric_threshold` are those of
     `bootstrap`. `stop_at_score` (0 to 100, null for never) ends the search early. DSPy compares on the training rows
     unless told otherwise and has no seed: here validation rows decide and the seed shuffles the training rows.
+    `nearest` also compares, last and without bootstrapping, a program that shows each call the training rows most like
+    it (see `knn`), if the rows have labels; it has to be better than all others, since what its calls share is less.
     """
     rows = list(job.train)
     random.Random(job.seed).shuffle(rows)
@@ -96,7 +110,7 @@ def random_search(
     has_labels = labelled(job.program, rows)
     search = Search(
         job,
-        total=(num_candidate_programs + 2 + has_labels) * len(validation),
+        total=(num_candidate_programs + 2 + has_labels + (nearest and has_labels)) * len(validation),
         rows=len(validation),
         metric=job.metric.with_threshold(metric_threshold),
     )
@@ -116,4 +130,12 @@ def random_search(
         )
         # Candidate -2 is "rows as they are"; where they have no labels it would show demonstrations without answers.
         wanted = [each for each in range(-3, num_candidate_programs) if has_labels or each != -2]
-        return stripped(optimizer.compile(fresh(job.program), trainset=rows, valset=validation, restrict=wanted))
+        found = stripped(optimizer.compile(fresh(job.program), trainset=rows, valset=validation, restrict=wanted))
+        best = search.best or 0.0
+        if not nearest or not has_labels or (stop_at_score is not None and best >= stop_at_score):
+            return found
+        other = shown_as_they_are(job, rows, k=_NEAREST)
+        evaluate = dspy.Evaluate(
+            devset=validation, metric=search.metric, num_threads=job.num_threads, max_errors=NO_LIMIT
+        )
+        return other if float(evaluate(other).score) > best else found

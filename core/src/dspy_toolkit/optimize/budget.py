@@ -18,9 +18,10 @@ from dspy_toolkit.optimize.limits import BudgetSpent, Limits
 from dspy_toolkit.optimize.prices import price_of
 
 if TYPE_CHECKING:
+    from dspy_toolkit.optimize.data import Splits
     from dspy_toolkit.optimize.usage import Call
 
-__all__ = ["Budget", "calls_per_row", "prompt_bytes", "prompts"]
+__all__ = ["Budget", "calls_for_search", "calls_per_row", "prompt_bytes", "prompts"]
 
 _BYTES_PER_TOKEN = 3  # of text in a Latin alphabet; rather too many tokens than too few
 
@@ -167,6 +168,13 @@ class Budget:
         else:
             read = count(call.messages)
         return read, sum(map(_length, call.outputs)) // _BYTES_PER_TOKEN
+
+
+def calls_for_search(limits: Limits | None, program: dspy.Module, data: "Splits") -> int | None:
+    """What a limit on calls leaves for the search, or None without one."""
+    if limits is None or limits.calls is None:
+        return None
+    return max(0, limits.calls - 2 * len(data.test) * max(1, len(program.predictors())))
 
 
 def calls_per_row(times: Callable[..., float]) -> Callable[[Any], Any]:

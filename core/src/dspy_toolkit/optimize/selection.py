@@ -178,7 +178,7 @@ def _random_search(situation: Situation, why: str) -> Choice:
     return Choice(
         optimizer=OptimizerType.BOOTSTRAP_FEW_SHOT_WITH_RANDOM_SEARCH,
         reason=f"{why}.",
-        parameters={"num_candidate_programs": min(8, affordable)},
+        parameters={"num_candidate_programs": min(8, affordable), "nearest": True},
     )
 
 
