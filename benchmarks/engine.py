@@ -125,7 +125,9 @@ def _run(job: Job, names: Sequence[str], console: Console) -> dict[str, Any]:
             outcome = CONTENDERS[name](job)
         if outcome is not None:
             outcomes[name] = outcome
-            console.print(f"{job.workload.name} {name}: {outcome.seconds:.1f} s, {outcome.parsed}/{outcome.calls} parsed")
+            console.print(
+                f"{job.workload.name} {name}: {outcome.seconds:.1f} s, {outcome.parsed}/{outcome.calls} parsed"
+            )
     console.print(_table(job, bounds, outcomes))
     rows = {name: asdict(outcome) for name, outcome in outcomes.items()}
     return {"workload": job.workload.name, "bounds": bounds, "contenders": rows}

@@ -139,5 +139,3 @@ def test_thinking_is_off_under_a_grammar_and_otherwise_as_asked():
     ):
         renderer.prepare(request(**config))
     assert seen == [None, False, False, True]
-    with pytest.raises(UnsupportedFeatureError, match="thought"):
-        renderer.prepare(request(response_format={"type": "json_object"}, reasoning=Reasoning(effort="low")))

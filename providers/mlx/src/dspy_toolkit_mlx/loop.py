@@ -19,7 +19,8 @@ from llguidance.hf import from_tokenizer
 from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError, ModelError
-from dspy_toolkit_mlx.grammar import GrammarStore, LLGuide
+from dspy_toolkit_mlx.grammar import GrammarStore
+from dspy_toolkit_mlx.guides import Guides
 from dspy_toolkit_mlx.machine import MemoryGuard, kv_budget
 from dspy_toolkit_mlx.parity import checked_runner
 from dspy_toolkit_mlx.prefix import PrefixTree
@@ -29,6 +30,9 @@ from dspy_toolkit_mlx.sampler import Sampler
 from dspy_toolkit_mlx.scheduler import Entry, Limits, Scheduler
 from dspy_toolkit_mlx.sequence import Sequence
 from dspy_toolkit_mlx.stats import EngineStats
+from dspy_toolkit_mlx.thinking import thinker, thinking_variables
+from dspy_toolkit_mlx.tool_formats import tool_format
+from dspy_toolkit_mlx.transcript import Piece
 
 if TYPE_CHECKING:
     from dspy_toolkit_mlx.ticket import Ticket
@@ -96,12 +100,19 @@ class EngineLoop:
         self._store.closers()
         self._bytes: dict[int, bytes] = {}
         backend = tokenizer._tokenizer.backend_tokenizer
+        encode: Callable[[str], list[int]] = lambda text: backend.encode(text, add_special_tokens=False).ids  # noqa: E731
+        form, thinks = tool_format(tokenizer, low), thinker(tokenizer, encode)
+        self.thinks = thinks is not None
+        self._guides = Guides(self._store, self._eos, form, thinks)
         self._renderer = PromptRenderer(
             tokenizer.apply_chat_template,
-            lambda text: backend.encode(text, add_special_tokens=False).ids,
+            encode,
             context=self._options.max_context or _context(self._model, tokenizer),
             default_max_tokens=self._options.default_max_tokens,
             vocab_size=vocab,
+            thinker=thinks,
+            described=(form.start, form.end) if form.described else None,
+            variables=thinking_variables(tokenizer),
         )
 
     def _measure(self, width: int) -> Limits:
@@ -115,7 +126,7 @@ class EngineLoop:
         )
 
     def sequences(
-        self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[str], None] | None
+        self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[Piece], None] | None
     ) -> list[Sequence]:
         """Make a sequence for each (rollout, completion) of a request, in the caller's thread.
 
@@ -131,7 +142,7 @@ class EngineLoop:
                 token_bytes=self._token_bytes,
                 eos=self._eos,
                 stop=ready.stop,
-                guide=None if ready.grammar is None else self._store.guide(ready.grammar),
+                guide=self._guides.make(ready),
                 deadline=ready.deadline,
                 arrival=now,
                 emit=emit,
@@ -317,7 +328,7 @@ class EngineLoop:
             return None
         bitmask = np.full((len(rows), self._store.words), -1, dtype=np.int32)
         for index, row in enumerate(rows):
-            if isinstance(row.guide, LLGuide):
+            if row.guide is not None:
                 try:
                     row.guide.fill(bitmask, index)
                 except GrammarError as error:
@@ -382,7 +393,7 @@ class EngineLoop:
         stats.total_seconds += time.monotonic() - sequence.arrival
         if sequence.first_token is not None:
             stats.first_token_seconds += sequence.first_token - sequence.arrival
-        if isinstance(sequence.guide, LLGuide):
+        if sequence.guide is not None:
             stats.guided += 1
             stats.guided_closed += sequence.guide.cut
             stats.guided_unfinished += not sequence.guide.complete
