@@ -270,7 +270,7 @@ class LLGuide:
     def _close_field(self) -> list[int]:
         """Append what ends the field whose budget is used up; where that takes decisions, the mask makes them."""
         added: list[int] = []
-        while not self.done and self._field_over and (end := self._field_end()):
+        while not self.done and len(added) < OVERRUN and self._field_over and (end := self._field_end()):
             self._matcher.consume_tokens(list(end))
             self._check()
             self._note(end)
@@ -280,7 +280,7 @@ class LLGuide:
     def _close(self) -> list[int]:
         """Append what ends the open field and everything that this forces; the mask does the rest."""
         added: list[int] = []
-        while not self.done and (end := self._field_end()):
+        while not self.done and len(added) < OVERRUN and (end := self._field_end()):
             self.cut = True
             self._matcher.consume_tokens(list(end))
             self._check()

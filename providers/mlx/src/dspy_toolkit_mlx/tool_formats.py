@@ -133,8 +133,10 @@ class _Writer:
     def __init__(self, form: ToolFormat, several: bool):
         self._form = form
         self._several = several
-        escapes = {"escape": _PYTHON_ESCAPE} if form.name == "pythonic" else {}
-        self.rules = Rules(indent=None, **escapes)
+        if form.name == "pythonic":
+            self.rules = Rules(indent=None, escape=_PYTHON_ESCAPE)
+        else:  # in JSON between tags, nothing may look like a tag
+            self.rules = Rules(indent=None, line_breaks="<" if form.name in _TAGGED else "")
         self.markers: set[str] = set()
 
     def spelled(self, text: str) -> str:

@@ -43,14 +43,8 @@ def tool_plan(request: Request) -> ToolPlan | None:
     for tool in request.tools:
         shape(tool)
         assert isinstance(tool, FunctionTool)
-        if tool.name in [other.name for other in told]:
-            raise InvalidRequestError(f"Two tools are called {tool.name!r}; give each its own name.")
         told.append(tool)
     allowed: Sequence[str] = () if choice is None else choice.allowed
-    unknown = [name for name in allowed if name not in [tool.name for tool in told]]
-    if unknown:
-        known = ", ".join(tool.name for tool in told)
-        raise InvalidRequestError(f"tool_choice names {unknown[0]!r}, which is not among the tools: {known}.")
     return ToolPlan(
         tools=tuple(tool for tool in told if not allowed or tool.name in allowed),
         told=tuple(told),
