@@ -39,7 +39,7 @@ TOOL_TEMPLATE = (
     "{% if tools %}<|im_start|>system\n<tools>{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}</tools>"
     "<|im_end|>\n{% endif %}{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
     "{% for tool_call in message.tool_calls or [] %}{% set tool_call = tool_call.function %}<tool_call>\n"
-    "{\"name\": \"{{ tool_call.name }}\", \"arguments\": {{ tool_call.arguments | tojson }}}\n</tool_call>{% endfor %}"
+    '{"name": "{{ tool_call.name }}", "arguments": {{ tool_call.arguments | tojson }}}\n</tool_call>{% endfor %}'
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -157,9 +157,11 @@ def tiny():
 
     build.kinds = list(MODELS)
     build.load = lambda kind, seed=0: lambda: (make_model(kind, seed), make_tokenizer())
-    build.dressed = lambda kind, **dress: lambda: (
-        make_model(kind, vocab=VOCAB + len(dress.get("added", ()))),
-        make_tokenizer(**dress),
+    build.dressed = lambda kind, **dress: (
+        lambda: (
+            make_model(kind, vocab=VOCAB + len(dress.get("added", ()))),
+            make_tokenizer(**dress),
+        )
     )
     build.tokenizer = make_tokenizer
     build.thinking, build.opening, build.tools = THINKING_TEMPLATE, OPENING_TEMPLATE, TOOL_TEMPLATE

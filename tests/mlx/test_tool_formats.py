@@ -1,4 +1,4 @@
-"""Every format's calls, walked with no model at all: any token the mask allows, any budget, and mlx-lm reads them back."""
+"""Every format's calls, walked with no model at all: any token that is allowed, any budget; mlx-lm reads them back."""
 
 import random
 from dataclasses import dataclass

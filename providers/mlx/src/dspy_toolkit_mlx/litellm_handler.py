@@ -33,7 +33,13 @@ from dspy.lm15 import (
 )
 from litellm import exceptions  # noqa: TID253
 from litellm.llms.custom_llm import CustomLLM  # noqa: TID253
-from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk  # noqa: TID253
+from litellm.types.utils import (  # noqa: TID253
+    ChoiceLogprobs,
+    Delta,
+    GenericStreamingChunk,
+    ModelResponseStream,
+    StreamingChoices,
+)
 
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit_mlx.answer import response
@@ -106,9 +112,7 @@ class MLXLLMProvider(CustomLLM):
             aengine = AsyncMLXEngine(engine)
             return _model_response(model, await asyncio.gather(*(aengine.complete(request) for request in requests)))
 
-    def streaming(
-        self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any
-    ) -> Iterator[GenericStreamingChunk]:
+    def streaming(self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any) -> Iterator[Any]:
         """One sample, piece by piece."""
         with _errors(model):
             engine, requests = _open(model, messages, optional_params, streaming=True)
@@ -118,7 +122,7 @@ class MLXLLMProvider(CustomLLM):
 
     async def astreaming(
         self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any
-    ) -> AsyncIterator[GenericStreamingChunk]:
+    ) -> AsyncIterator[Any]:
         """As `streaming`; closing the iterator cancels."""
         with _errors(model):
             engine, requests = await asyncio.to_thread(_open, model, messages, optional_params, streaming=True)
@@ -222,7 +226,8 @@ def _choice(answer: Response) -> dict[str, Any]:
         if isinstance(part, ToolCallPart)
     ]
     thought = "".join(part.text for part in answer.message.parts if part.type == "thinking")
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text or (None if calls else "")}
+    text = "".join(part.text for part in answer.message.parts if part.type == "text")
+    message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
     if calls:
         message["tool_calls"] = calls
     if thought:
@@ -242,13 +247,22 @@ def _logprob(token: Any) -> dict[str, Any]:
     return {**content, "top_logprobs": rivals}
 
 
-def _chunk(event: Any) -> GenericStreamingChunk | None:
+def _chunk(event: Any) -> Any:
+    """LiteLLM's chunk of an event: its own kind for thoughts, which the generic kind does not know."""
     if isinstance(event, StreamDeltaEvent):
-        if event.delta.type != "text":
-            return None
-        return GenericStreamingChunk(
-            text=event.delta.text, tool_use=None, is_finished=False, finish_reason="", usage=None, index=0
+        delta = event.delta
+        if delta.type == "thinking":
+            thought = Delta(role="assistant", content=None, reasoning_content=delta.text)
+            return ModelResponseStream(choices=[StreamingChoices(index=0, delta=thought)])
+        chunk = GenericStreamingChunk(
+            text="", tool_use=None, is_finished=False, finish_reason="", usage=None, index=delta.part_index
         )
+        if delta.type == "tool_call":
+            function: Any = {"name": delta.name, "arguments": delta.input}
+            chunk["tool_use"] = {"id": delta.id, "type": "function", "function": function, "index": delta.part_index}
+        elif delta.type == "text":
+            chunk["text"] = delta.text
+        return chunk
     if isinstance(event, StreamEndEvent):
         reason = event.finish_reason or "stop"
         return GenericStreamingChunk(

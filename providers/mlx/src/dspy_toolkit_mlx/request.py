@@ -276,9 +276,11 @@ class PromptRenderer:
             for message in request.messages
         ]
         demonstrations, last = sum(texts[:-1]), texts[-1]
+        tools = sum(len(self._encode(json.dumps(shape(tool)))) for tool in request.tools)
+        offered = f"tools: {tools}, " if tools else ""
         return ContextLengthError(
             f"The prompt has {total} tokens; the model's context has {self.context} and one must be left to answer. "
-            f"System message: {system}, demonstrations and earlier turns: {demonstrations}, input: {last}."
+            f"System message: {system}, {offered}demonstrations and earlier turns: {demonstrations}, input: {last}."
         )
 
 

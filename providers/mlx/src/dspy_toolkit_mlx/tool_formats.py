@@ -54,7 +54,8 @@ _TAGGED: Mapping[str, _Tags] = {
     ),
     "glm47": _Tags(("%\n", ""), ("<arg_key>%</arg_key>\n<arg_value>", "</arg_value>\n")),
     "longcat": _Tags(
-        ("%\n", ""), ("<longcat_arg_key>%</longcat_arg_key>\n<longcat_arg_value>", "</longcat_arg_value>\n"),
+        ("%\n", ""),
+        ("<longcat_arg_key>%</longcat_arg_key>\n<longcat_arg_value>", "</longcat_arg_value>\n"),
         bare=False,
     ),
     "minimax_m2": _Tags(
@@ -239,9 +240,7 @@ class _Writer:
                    for index, piece in enumerate(pieces)]  # fmt: skip
         return self._either([literal(empty), *options])
 
-    def _bare(
-        self, schema: Mapping[str, Any], root: Mapping[str, Any], tags: _Tags, after: str
-    ) -> tuple[Piece, str]:
+    def _bare(self, schema: Mapping[str, Any], root: Mapping[str, Any], tags: _Tags, after: str) -> tuple[Piece, str]:
         """A value between tags, a string without quotes or JSON, and what of `after` is not in it yet."""
         if schema.get("type") != "string" or {"pattern", "format", "$ref"} & set(schema):
             return value_of(self.rules, schema, root), after
