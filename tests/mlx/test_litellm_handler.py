@@ -182,7 +182,7 @@ def test_a_thought_is_reasoning_content(tmp_path):
     values = tiny_llama.weights(made.get_vocab_size())
     directory = tiny_llama.write_directory(tmp_path / "thinker", values, made=made)
     config = directory / "tokenizer_config.json"
-    opened = tiny_llama.TEMPLATE.replace("assistant\\n' }}", "assistant\\n<think>\\n' }}")
+    opened = tiny_llama.TEMPLATE.replace("assistant\n' }}", "assistant\n<think>\n' }}")
     assert opened != tiny_llama.TEMPLATE
     config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": opened}))
     name = f"mlx/{directory}"

@@ -205,7 +205,7 @@ class _Writer:
         return Piece(self.rules.named(" ".join(parts)), f"{before}0{after}{given.minimal}{end}")
 
     def _properties(self, tool: FunctionTool) -> tuple[list[tuple[str, Mapping[str, Any]]], list[bool]]:
-        schema = tool.parameters
+        schema: Any = tool.parameters
         required = schema.get("required") or ()
         properties = list((schema.get("properties") or {}).items())
         missing = [name for name in required if name not in dict(properties)]
