@@ -228,3 +228,14 @@ def test_the_built_in_metrics_come_through_the_hooks(plugin_manager):
             (GOLD, PRED) if found.entry.name != "numeric" else (dspy.Example(answer=4), dspy.Prediction(answer=4))
         )
         assert Metric(resolve(found.entry.metric)).score(gold.with_inputs("question"), pred).score == 1
+
+
+def test_a_metric_of_this_package_can_be_given_to_dspy_as_it_is():
+    rows = [dspy.Example(question=f"q{n}", answer=f"a{n % 2}").with_inputs("question") for n in range(4)]
+    program = dspy.Predict("question -> answer")
+    with dspy.context(lm=ScriptedLM(lambda request: {"answer": "a1"})):
+        found = dspy.Evaluate(devset=rows, metric=ExactMatch(), display_progress=False)(program)
+        demos = dspy.BootstrapFewShot(metric=ExactMatch(), max_labeled_demos=0).compile(program, trainset=rows).demos
+    assert found.score == 50
+    assert {demo.answer for demo in demos} == {"a1"}
+    assert len(demos) == 2

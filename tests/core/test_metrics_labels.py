@@ -123,7 +123,7 @@ def test_a_mean_has_the_interval_of_the_mean(seed, n):
     ours = estimate_set(MeanOfRows(), right, seed=3)
     rows = estimate([100.0 * each for each in right], seed=3)
     assert (ours.score, ours.n) == (pytest.approx(rows.score), rows.n)
-    assert (ours.low, ours.high) == pytest.approx((rows.low, rows.high), abs=1e-6)
+    assert (ours.low, ours.high) == pytest.approx((rows.low, rows.high), abs=101 / n)  # one row: the draws differ
     other = [chance.random() < 0.5 for _ in right]
     first, second = [100.0 * each for each in right], [100.0 * each for each in other]
     assert vars(compare_sets(MeanOfRows(), right, other, first, second, seed=3)) == pytest.approx(

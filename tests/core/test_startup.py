@@ -5,11 +5,19 @@ import sys
 
 import pytest
 
-HEAVY = ("dspy", "mlx", "mlx_lm", "litellm", "mlflow", "fastapi", "torch", "transformers", "numpy")
+HEAVY = ("dspy", "mlx", "mlx_lm", "litellm", "mlflow", "fastapi", "torch", "transformers", "numpy", "plotly", "jinja2")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--version"], ["--help"], ["plugins", "--json"], ["tasks", "--json"], ["optimize", "--help"]]
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["plugins", "--json"],
+        ["tasks", "--json"],
+        ["optimize", "--help"],
+        ["evaluate", "--help"],
+    ],
 )
 def test_listing_imports_nothing_heavy(arguments):
     program = f"""

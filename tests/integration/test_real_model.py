@@ -65,3 +65,41 @@ def test_a_question_from_python(command_line, monkeypatch):
     framework = DSPyFramework(DSPyConfig(cache=command_line.folder / "cache", store=command_line.folder / "programs"))
     qa = framework.get_signature(QASignature)
     assert "Paris" in qa(question="What is the capital of France?").answer
+
+
+def test_measure_and_compare_a_signature_on_a_file(command_line):
+    reviews = {
+        "good": [
+            "I loved every minute of it.",
+            "A joy from start to finish.",
+            "It works perfectly.",
+            "My children adore it.",
+        ],
+        "bad": [
+            "I hated every minute of it.",
+            "A waste of time and money.",
+            "It broke at once.",
+            "The sound is awful.",
+        ],
+    }
+    rows = [{"review": text, "sentiment": label} for label, texts in reviews.items() for text in texts]
+    (command_line.folder / "reviews.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    name = "review -> sentiment: Literal['good', 'bad']"
+    options = ("--data", "reviews.jsonl", "--metric", "accuracy", "--metric", "macro-f1", "--json")
+    found = command_line("evaluate", name, *options, "--repeats", "2", "--save", "rows.jsonl")
+    assert found["model"].startswith("mlx/smollm2-135m@")
+    score = found["metrics"]["core/accuracy"]
+    assert score["errors"] == [], "the grammar allows nothing but the two labels"
+    assert score["low"] <= score["score"] <= score["high"]
+    assert found["deterministic"] is True, "the model's default is greedy"
+    assert found["usage"]["lm_calls"] == 16
+    (table,) = found["confusions"]
+    assert (table["labels"], table["answers"]) == (["good", "bad"], ["good", "bad"])
+    assert sum(map(sum, table["matrix"])) == 16
+    assert score["score"] == 100 * sum(table["matrix"][n][n] for n in (0, 1)) / 16
+    saved = [json.loads(line) for line in (command_line.folder / "rows.jsonl").read_text().splitlines()]
+    assert {each["prediction"]["sentiment"] for each in saved} <= {"good", "bad"}
+
+    same = command_line("compare", name, f"{name}@plain", *options)
+    assert same["comparisons"]["core/accuracy"]["difference"] == 0
+    assert same["b"]["usage"]["lm_calls"] == 0, "the cache answered"

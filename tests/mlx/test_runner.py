@@ -4,13 +4,15 @@ import mlx.core as mx
 import pytest
 from mlx_lm.generate import generate_step
 
+from dspy_toolkit_mlx import host
 from dspy_toolkit_mlx.runner import FlatRunner, PaddedRunner, make_runner
 
 KINDS = ["llama", "qwen2", "qwen3", "qwen3_moe", "gemma3", "mamba2", "lfm2"]
 
 
 def oracle(model, prompt, count):
-    return [token for token, _ in generate_step(mx.array(prompt), model, max_tokens=count)]
+    with host.off():
+        return [token for token, _ in generate_step(mx.array(prompt), model, max_tokens=count)]
 
 
 def tokens(seed, count):
@@ -21,9 +23,18 @@ def greedy(runner, pending):
     return mx.argmax(runner.step(pending), axis=-1).tolist()
 
 
+@pytest.fixture(params=["mlx", "host"])
+def model(request, kind, tiny, monkeypatch):
+    """A model whose exponentials are all computed by MLX, or all by numpy."""
+    if request.param == "host":
+        monkeypatch.setattr(host, "_SMALL", 0)
+        monkeypatch.setattr(host._thread, "on", True, raising=False)
+    return tiny(kind)
+
+
 @pytest.fixture(params=KINDS)
-def model(request, tiny):
-    return tiny(request.param)
+def kind(request):
+    return request.param
 
 
 def test_flat_runner_serves_attention_and_padded_the_rest(tiny):

@@ -53,6 +53,7 @@ class UnknownNameError(ToolkitError, LookupError):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, remedy: str = ""):
         self.kind = kind
         self.name = name
+        self.remedy = remedy
         self.known = closest_first(name, known)
         close = _close(name, self.known, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -3,13 +3,16 @@
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dspy
 
 from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
-from dspy_toolkit.errors import BundleError, OptimizationInterrupted
+from dspy_toolkit.errors import DataError, MetricError, OptimizationInterrupted, PluginError, UnknownNameError
+from dspy_toolkit.evaluation import ProgramComparison, ProgramEvaluation, Target
+from dspy_toolkit.evaluation.measuring import Measuring
+from dspy_toolkit.evaluation.rows import AnyData, EvaluationRows, SetName, rows_of
+from dspy_toolkit.evaluation.target import find_target, target_of
 from dspy_toolkit.metrics import Metric
 from dspy_toolkit.modules import ModuleRegistry, ProjectSignatureConfig
 from dspy_toolkit.optimize import (
@@ -21,6 +24,7 @@ from dspy_toolkit.optimize import (
     choose,
     configure_cache,
     find_optimizer,
+    input_fields,
     optimize,
     prepare,
     read_dataset,
@@ -29,7 +33,7 @@ from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.program import Program
 from dspy_toolkit.settings import DSPyConfig
 from dspy_toolkit.signatures.registry import SignatureRegistry
-from dspy_toolkit.store import Store, Version, load_program, read_bundle
+from dspy_toolkit.store import Store, Version
 from dspy_toolkit.task import Task
 from dspy_toolkit.types import MetricEntry, TaskData, TaskEntry, resolve
 
@@ -111,24 +115,23 @@ class DSPyFramework:
         return Program(module, lm=self.lm(model), adapter=self.adapter())
 
     def load(self, name: str, version: str | None = None, *, model: str | None = None) -> Program:
-        """A stored program: `lora/hyperparameters`, `lora/hyperparameters@v2`, `...@production`, or a bundle's folder.
+        """A stored program: `lora/hyperparameters`, `lora/hyperparameters@v2`, `...@production`, or a bundle's folder;
+        or what was optimized under another name, such as `"question -> answer"`.
 
         Without a version: `production` if that alias exists, else the newest promoted version, else the newest. `model`
         is bound here: a bundle carries none. Raises UnknownNameError, BundleError, FingerprintError.
         """
-        if Path(name).is_dir():
-            bundle = read_bundle(Path(name))
-            if "/" not in bundle.manifest.task:
-                raise BundleError(
-                    f"{name} was made from a module, not a task; load it with load_program and its factory."
-                )
-            task = self.task(bundle.manifest.task)
-        else:
-            name, _, at = name.partition("@")
-            task = self.task(name)
-            bundle = self.store.get(task.name, version or at or None).bundle
-        module = load_program(bundle, task.program)
-        return self.bind(module, model=model or self.config.project(task.project).model)
+        target = self.target(f"{name}@{version}" if version else name)
+        if target.version is None:  # asked for what is stored, where nothing is
+            self.store.get(target.name)
+        return self.bind(target.module, model=model or self.config.project(target.project).model)
+
+    def target(self, name: str, *, plain: bool = False) -> Target:
+        """What a name stands for: a task, a stored version, a signature, or code; see `dspy_toolkit.evaluation.target`.
+
+        Raises UnknownNameError, BundleError, FingerprintError, SignatureError, PluginError.
+        """
+        return find_target(self, name, plain=plain)
 
     # --- optimization
 
@@ -195,6 +198,8 @@ class DSPyFramework:
         self,
         name: str,
         *,
+        dataset: AnyData | None = None,
+        metrics: AnyMetric | Sequence[AnyMetric] | None = None,
         optimizer: str | None = None,
         model: str | None = None,
         seed: int | None = None,
@@ -203,55 +208,211 @@ class DSPyFramework:
         on_event: EventSink | None = None,
         stop: threading.Event | None = None,
     ) -> tuple[OptimizationResult, Version]:
-        """Optimize a task with its own data, metric and defaults, and store the result as its next version.
+        """Optimize what a name stands for, and store the result under it as its next version.
 
-        Defaults: arguments, then the project's settings, then the task's own. Raises as `optimize_module`.
+        A task brings its own data, metric and defaults; `dataset` and `metrics` replace them. What is no task needs
+        both. Defaults: arguments, then the project's settings, then the task's own. Raises as `optimize_module`.
         """
-        task = self.task(name)
-        project = self.config.project(task.project)
-        optimizer = optimizer or project.optimizer or task.entry.optimizer
+        target = self.target(name, plain=True)
+        project, entry = self.config.project(target.project), target.task and target.task.entry
+        optimizer = optimizer or project.optimizer or (entry.optimizer if entry else "bootstrap")
         # Parameters belong to the optimizer they were written for.
-        defaults = dict(task.entry.optimizer_params) if optimizer == task.entry.optimizer else {}
-        if optimizer == (project.optimizer or task.entry.optimizer):
+        defaults = dict(entry.optimizer_params) if entry and optimizer == entry.optimizer else {}
+        if optimizer == (project.optimizer or (entry.optimizer if entry else "bootstrap")):
             defaults |= project.optimizer_params
+        data, example_inputs = self._training_data(target, dataset)
         try:
             result = self.optimize_module(
-                task.program(),
-                task.data(),
-                task.metric(),
-                task_type=task.name,
+                target.module,
+                data,
+                self._metrics(target, metrics),
+                task_type=target.name,
                 optimizer=optimizer,
                 model=model or project.model,
                 seed=seed,
-                rows={**task.entry.rows, **project.rows, **(rows or {})},
+                rows={**(entry.rows if entry and dataset is None else {}), **project.rows, **(rows or {})},
                 on_event=on_event,
                 stop=stop,
                 **{**defaults, **(parameters or {})},
             )
         except OptimizationInterrupted as interruption:
-            raise self._kept(task, interruption) from None
-        version = self.store.save(result, example_inputs=task.example_inputs(), adapter=self.adapter())
+            raise self._kept(target.name, example_inputs, interruption) from None
+        version = self.store.save(result, example_inputs=example_inputs, adapter=self.adapter())
         return result, version
 
-    def _kept(self, task: Task, interruption: OptimizationInterrupted) -> OptimizationInterrupted:
+    def _training_data(self, target: Target, dataset: AnyData | None) -> tuple[AnyData, Mapping[str, Any]]:
+        """The rows, and the inputs that show what the program is about."""
+        if dataset is None and target.task is None:
+            raise DataError(f"{target.name} has no rows of its own; give some (--data FILE, or `dataset` in Python).")
+        if dataset is None:
+            assert target.task is not None
+            return target.task.data(), target.task.example_inputs()
+        program = target.plain()
+        if isinstance(dataset, str | os.PathLike):
+            dataset = read_dataset(dataset, program)
+        first = dict((dataset.test if isinstance(dataset, TaskData) else dataset)[0].items())
+        return dataset, {name: first[name] for name in input_fields(program) if name in first}
+
+    def _kept(
+        self, name: str, example_inputs: Mapping[str, Any], interruption: OptimizationInterrupted
+    ) -> OptimizationInterrupted:
         """The interruption, with what it leaves behind stored and told."""
         kept = "Finished LM calls are kept"
         partial = interruption.partial
         if isinstance(partial, OptimizationResult) and partial.program is not None:
-            version = self.store.save(partial, example_inputs=task.example_inputs(), adapter=self.adapter())
-            kept += f", and the best program so far is {task.name}@{version.name}, not yet measured"
+            version = self.store.save(partial, example_inputs=example_inputs, adapter=self.adapter())
+            kept += f", and the best program so far is {name}@{version.name}, not yet measured"
         return OptimizationInterrupted(
             f"{interruption} {kept}. The same command again goes on from here.", partial=partial
         )
 
-    def metric(self, metrics: AnyMetric | Sequence[AnyMetric]) -> Metric:
-        """One Metric from a metric, a name, or a list of them (their mean)."""
+    # --- measuring
+
+    def evaluate(
+        self,
+        program: str | dspy.Module,
+        dataset: AnyData | None = None,
+        metrics: AnyMetric | Sequence[AnyMetric] | None = None,
+        *,
+        set: SetName | None = None,
+        rows: int | None = None,
+        model: str | None = None,
+        repeats: int = 1,
+        seed: int | None = None,
+        max_errors: int | None = None,
+        on_event: EventSink | None = None,
+        stop: threading.Event | None = None,
+    ) -> ProgramEvaluation:
+        """Measure a program: what a name stands for (see `target`), or a module.
+
+        A task brings its test set and its metric; `dataset` and `metrics` replace them, and what is no task needs both.
+        Several metrics score the same answers, each with its own interval; the first decides. `set` takes one of the
+        three sets, which one list or file is split into as `optimize` does it; without it, all its rows. `rows` draws
+        so many of them by `seed`. Each of the `repeats` is another rollout of the same rows. More than `max_errors`
+        failing rows end the run. Raises DataError for a row that the program has as a demonstration, and as
+        `dspy_toolkit.optimize.evaluate` does, with a ProgramEvaluation of what was finished as `partial`.
+        """
+        target = self._target(program)
+        chosen = self._rows(target, dataset, set, rows, seed)
+        measuring = self._measuring(target, metrics, repeats, seed, max_errors, on_event, stop)
+        return measuring.evaluate(target, chosen, self.lm(model or self.config.project(target.project).model))
+
+    def compare(
+        self,
+        first: str | dspy.Module,
+        second: str | dspy.Module,
+        dataset: AnyData | None = None,
+        metrics: AnyMetric | Sequence[AnyMetric] | None = None,
+        *,
+        set: SetName | None = None,
+        rows: int | None = None,
+        model: str | None = None,
+        second_model: str | None = None,
+        repeats: int = 1,
+        seed: int | None = None,
+        max_errors: int | None = None,
+        on_event: EventSink | None = None,
+        stop: threading.Event | None = None,
+    ) -> ProgramComparison:
+        """Measure two programs on the same rows, as `evaluate` does, and compare them row by row.
+
+        Rows and metric are those of the first where they are not given. The second runs on `second_model`, or else on
+        `model`. Raises as `evaluate` does; an interruption has a ProgramComparison of the rows that both finished as
+        `partial`, or the first's ProgramEvaluation.
+        """
+        targets = self._target(first), self._target(second)
+        needed = [name for name in input_fields(targets[1].plain()) if name not in input_fields(targets[0].plain())]
+        chosen = self._rows(targets[0], dataset, set, rows, seed, keep=needed)
+        measuring = self._measuring(targets[0], metrics, repeats, seed, max_errors, on_event, stop)
+        models = model, second_model or model
+
+        def connect(target: Target, model: str | None) -> Callable[[], dspy.LM]:
+            return lambda: self.lm(model or self.config.project(target.project).model)
+
+        return measuring.compare(
+            targets,
+            (chosen.for_program(*targets), chosen.for_program(*targets[::-1])),
+            (connect(targets[0], models[0]), connect(targets[1], models[1])),
+        )
+
+    def _target(self, program: str | dspy.Module) -> Target:
+        return self.target(program) if isinstance(program, str) else target_of(program)
+
+    def _rows(
+        self,
+        target: Target,
+        dataset: AnyData | None,
+        which: SetName | None,
+        count: int | None,
+        seed: int | None,
+        keep: Sequence[str] = (),
+    ) -> EvaluationRows:
+        if count is None and dataset is None and target.task is not None:
+            drawn = {**target.task.entry.rows, **self.config.project(target.project).rows}
+            count = drawn.get(which or "test")
+        return rows_of(target, dataset, which=which, count=count, seed=self._seed(seed), keep=keep)
+
+    def _measuring(
+        self,
+        target: Target,
+        metrics: AnyMetric | Sequence[AnyMetric] | None,
+        repeats: int,
+        seed: int | None,
+        max_errors: int | None,
+        on_event: EventSink | None,
+        stop: threading.Event | None,
+    ) -> Measuring:
+        return Measuring(
+            metrics=self._metrics(target, metrics),
+            adapter=self.adapter(),
+            repeats=repeats,
+            seed=self._seed(seed),
+            num_threads=self.config.num_threads,
+            max_errors=max_errors,
+            on_event=on_event,
+            stop=stop,
+        )
+
+    def _metrics(self, target: Target, metrics: AnyMetric | Sequence[AnyMetric] | None) -> list[Metric]:
+        """The metrics asked for, or the task's."""
+        if metrics is None or (isinstance(metrics, Sequence) and not isinstance(metrics, str) and not metrics):
+            if target.task is None:
+                known = ", ".join(self.plugins.entries(MetricEntry))
+                raise MetricError(f"{target.name} has no metric of its own; name one (--metric): {known}.")
+            return [target.task.metric()]
+        several = [metrics] if isinstance(metrics, str | Metric) or callable(metrics) else list(metrics)
+        return [self.metric(each, project=target.project) for each in several]
+
+    def metric(self, metrics: AnyMetric | Sequence[AnyMetric], *, project: str | None = None) -> Metric:
+        """One Metric from a metric, a name, or a list of them (their mean).
+
+        A name is a plugin's (`core/exact-match`, `exact_match`; `project` is asked first), or that of code:
+        `my_package.metrics:strict`.
+        """
         if isinstance(metrics, str):
-            found = self.plugins.get(MetricEntry, metrics)
-            return Metric(resolve(found.entry.metric), name=found.qualified_name)
+            return self._named_metric(metrics, project)
         if isinstance(metrics, Metric) or callable(metrics):
             return metrics if isinstance(metrics, Metric) else Metric(metrics)
-        return Metric.mean([self.metric(one) for one in metrics])
+        return Metric.mean([self.metric(one, project=project) for one in metrics])
+
+    def _named_metric(self, name: str, project: str | None) -> Metric:
+        if ":" in name:
+            try:
+                found = resolve(name)
+            except PluginError as error:
+                raise MetricError(
+                    f"The metric {name!r} cannot be imported: {error.__cause__}. Expected package.module:attribute."
+                ) from error
+            return Metric(found() if isinstance(found, type) else found, name=name)
+        try:
+            entry = self.plugins.get(MetricEntry, name, project=project)
+        except UnknownNameError:
+            # Python's spelling of a name, as people know it from functions.
+            spelled = name.replace("_", "-")
+            if spelled == name:
+                raise
+            entry = self.plugins.get(MetricEntry, spelled, project=project)
+        return Metric(resolve(entry.entry.metric), name=entry.qualified_name)
 
     def _seed(self, seed: int | None) -> int:
         return self.config.seed if seed is None else seed

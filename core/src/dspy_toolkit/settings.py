@@ -73,6 +73,10 @@ class DSPyConfig(BaseSettings):
         default_factory=lambda: platformdirs.user_data_path("dspy-toolkit") / "programs",
         description="folder of optimized programs",
     )
+    runs: Path = Field(
+        default_factory=lambda given: given["store"].parent / "runs",
+        description="folder of the records of runs; beside the programs unless set",
+    )
     cache: Path = Field(
         default_factory=lambda: platformdirs.user_cache_path("dspy-toolkit"),
         description="folder of what can be made again: LM answers, converted models, trial results",
@@ -109,7 +113,7 @@ class DSPyConfig(BaseSettings):
         layers.environment = _Rows(settings_cls, env_settings())
         return init_settings, layers.environment, _Rows(settings_cls, layers.file)
 
-    @field_validator("store", "cache")
+    @field_validator("store", "runs", "cache")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()

@@ -38,8 +38,20 @@ def _root(
 
 def main() -> None:
     """Entry point of the console script."""
-    from dspy_toolkit.cli import config, demo, doctor, optimize, plugins, run, signatures, tasks, validate
+    from dspy_toolkit.cli import (
+        compare,
+        config,
+        demo,
+        doctor,
+        evaluate,
+        optimize,
+        plugins,
+        run,
+        signatures,
+        tasks,
+        validate,
+    )
 
-    for verb in (demo, optimize, run, tasks, signatures, validate, plugins, config, doctor):
+    for verb in (demo, optimize, evaluate, compare, run, tasks, signatures, validate, plugins, config, doctor):
         verb.add_to(app)
     app()

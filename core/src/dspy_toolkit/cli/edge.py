@@ -41,7 +41,8 @@ def edge(as_json: bool) -> Iterator[Output]:
 
 def fail(output: Output, kind: str, message: str) -> None:
     """Say what went wrong on stderr (and as the JSON document, if one is expected) and leave with exit code 1."""
-    output.document({"error": {"type": kind, "message": message}})
+    if not output.documented:
+        output.document({"error": {"type": kind, "message": message}})
     sys.stdout.flush()
     output.stderr.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)

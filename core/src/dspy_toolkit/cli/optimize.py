@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.measuring import Data, Metrics
 from dspy_toolkit.cli.output import Output
 
 if TYPE_CHECKING:
@@ -18,7 +19,15 @@ __all__ = ["add_to", "result_document", "run_optimization", "score_lines"]
 def add_to(app: typer.Typer) -> None:
     @app.command()
     def optimize(
-        task: Annotated[str, typer.Argument(help="Task, for example lora/hyperparameters.")],
+        task: Annotated[
+            str,
+            typer.Argument(
+                help="Task, for example lora/hyperparameters; or, with --data and --metric, a signature's name, "
+                "'question -> answer', or package.module:attribute."
+            ),
+        ],
+        data: Data = None,
+        metric: Metrics = None,
         model: Annotated[str | None, typer.Option(help="Model string or profile name.")] = None,
         optimizer: Annotated[str | None, typer.Option(help="Optimizer, or auto; the task's own by default.")] = None,
         seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw.")] = None,
@@ -32,21 +41,31 @@ def add_to(app: typer.Typer) -> None:
         threads: Annotated[int | None, typer.Option(min=1, help="Examples at the same time.")] = None,
         as_json: Json = False,
     ) -> None:
-        """Optimize a task and store the result as its next version.
+        """Optimize a task, or a signature on your rows, and store the result as its next version.
 
         Ctrl-C keeps what was found; the same command goes on from there, because finished calls are not made again.
         """
         with edge(as_json) as output:
-            from dspy_toolkit.cli.values import pairs
+            from dspy_toolkit.cli.values import own_code, pairs
 
             drawn = {name: int(number) for name, number in pairs("--rows", rows, numbers=True).items()}
             parameters = pairs("--param", param)
+            own_code(task, *(metric or ()))
             from dspy_toolkit.framework import DSPyFramework
             from dspy_toolkit.settings import DSPyConfig
 
             framework = DSPyFramework(DSPyConfig(num_threads=threads) if threads else DSPyConfig())
             result, version = run_optimization(
-                output, framework, task, model=model, optimizer=optimizer, seed=seed, rows=drawn, parameters=parameters
+                output,
+                framework,
+                task,
+                dataset=data,
+                metrics=metric,
+                model=model,
+                optimizer=optimizer,
+                seed=seed,
+                rows=drawn,
+                parameters=parameters,
             )
             output.document(result_document(framework, model, result, version))
             output.print(*score_lines(result))

@@ -64,6 +64,11 @@ class Output:
         """Tell a person something that is not the result, on stderr."""
         self.stderr.print(text, highlight=False, soft_wrap=True)
 
+    @property
+    def documented(self) -> bool:
+        """Whether the document is written already, as by a run that was stopped and shows what it finished."""
+        return self._documents > 0
+
     def document(self, document: Mapping[str, Any]) -> None:
         """Write the JSON document, if JSON was asked for. Called once per verb."""
         if not self.as_json:

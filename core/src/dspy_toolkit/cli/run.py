@@ -1,11 +1,14 @@
 """`dspy-toolkit run`: run a task's stored program, or its unoptimized one, on one set of inputs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+
+if TYPE_CHECKING:
+    from dspy_toolkit.evaluation import Target
 
 __all__ = ["add_to"]
 
@@ -13,7 +16,12 @@ __all__ = ["add_to"]
 def add_to(app: typer.Typer) -> None:
     @app.command()
     def run(
-        name: Annotated[str, typer.Argument(help="Task, task@version (v2, production, latest), or a bundle's folder.")],
+        name: Annotated[
+            str,
+            typer.Argument(
+                help="Task, task@version (v2, production, latest), a bundle's folder, or whatever else was optimized."
+            ),
+        ],
         inputs: Annotated[
             list[str] | None, typer.Option("--input", "-i", metavar="FIELD=VALUE", help="An input; repeatable.")
         ] = None,
@@ -31,23 +39,24 @@ def add_to(app: typer.Typer) -> None:
         The optimized program is used if there is one, else the plain one, and which it was is said.
         """
         with edge(as_json) as output:
-            from dspy_toolkit.cli.values import read_inputs
+            from dspy_toolkit.cli.values import own_code, read_inputs
 
+            own_code(name)
             given = read_inputs(inputs, file)
             from dspy_toolkit.framework import DSPyFramework
 
             framework = DSPyFramework()
-            task, version = _found(framework, name, plain)
-            values = _typed(given, task)
-            program = _bound(framework, name, task, version, model)
+            target = framework.target(name, plain=plain)
+            values = _typed(given, target)
+            program = framework.bind(target.module, model=model or framework.config.project(target.project).model)
             prediction = program(**values)
-            files = dict(task.files(values, prediction))
+            files = dict(target.task.files(values, prediction)) if target.task else {}
             written = _write(files, write) if write is not None else []
             shown = _plain(prediction)
             output.document(
                 {
-                    "task": task.name,
-                    "version": version,
+                    "task": target.name,
+                    "version": target.version,
                     "model": program.lm.model,
                     "inputs": values,
                     "prediction": shown,
@@ -55,7 +64,7 @@ def add_to(app: typer.Typer) -> None:
                     "written": written,
                 }
             )
-            output.note(f"{task.name} {version or '(not optimized)'} with {program.lm.model}")
+            output.note(f"{target.name} {target.version or '(not optimized)'} with {program.lm.model}")
             for field, value in shown.items():
                 output.print(f"[bold]{field}[/]")
                 output.print(value)
@@ -67,48 +76,27 @@ def add_to(app: typer.Typer) -> None:
                 output.print(f"wrote {path}")
 
 
-def _found(framework: Any, name: str, plain: bool) -> tuple[Any, str | None]:
-    """The task, and which version of it (or bundle folder) to run; None is the plain program."""
-    if Path(name).is_dir():
-        from dspy_toolkit.store import read_bundle
-
-        return framework.task(read_bundle(Path(name)).manifest.task), name
-    task_name, _, at = name.partition("@")
-    task = framework.task(task_name)
-    if plain or (not at and task.name not in framework.store.tasks()):
-        return task, None
-    return task, framework.store.get(task.name, at or None).name
-
-
-def _bound(framework: Any, name: str, task: Any, version: str | None, model: str | None) -> Any:
-    if version is None:
-        return framework.bind(task.program(), model=model or framework.config.project(task.project).model)
-    if version == name:
-        return framework.load(name, model=model)
-    return framework.load(task.name, version, model=model)
-
-
-def _typed(given: dict[str, Any], task: Any) -> dict[str, Any]:
+def _typed(given: dict[str, Any], target: "Target") -> dict[str, Any]:
     """Inputs as the program's fields have them; words from the command line become numbers where the field says so."""
     from pydantic import TypeAdapter, ValidationError
 
     from dspy_toolkit.errors import DataError, UnknownNameError
-    from dspy_toolkit.optimize import input_fields
+    from dspy_toolkit.optimize.data import input_fields, signatures_of
 
-    if not given:
-        return dict(task.example_inputs())
-    program = task.program()
+    if not given and target.task is not None:
+        return dict(target.task.example_inputs())
+    program = target.plain()
     names = input_fields(program)
     for name in given:
         if name not in names:
-            raise UnknownNameError(f"input field of {task.name}", name, names)
+            raise UnknownNameError(f"input field of {target.name}", name, names)
     annotations: dict[str, Any] = {}
-    for predictor in program.predictors():
-        annotations |= {name: field.annotation for name, field in predictor.signature.input_fields.items()}
+    for signature in signatures_of(program).values():
+        annotations |= {name: field.annotation for name, field in signature.input_fields.items()}
     typed = {}
     for name in names:
         if name not in given:
-            raise DataError(f"{task.name} needs the input {name!r}. Give it with --input {name}=...")
+            raise DataError(f"{target.name} needs the input {name!r}. Give it with --input {name}=...")
         try:
             typed[name] = TypeAdapter(annotations.get(name, Any)).validate_python(given[name])
         except ValidationError as error:

@@ -10,7 +10,13 @@ import typer
 
 from dspy_toolkit.errors import DataError
 
-__all__ = ["pairs", "read_inputs"]
+__all__ = ["own_code", "pairs", "read_inputs"]
+
+
+def own_code(*names: str) -> None:
+    """Names such as `mine:Answer` are looked for in the working folder too, as `python -m` does it."""
+    if any(":" in name for name in names) and "" not in sys.path:
+        sys.path.insert(0, "")
 
 
 def pairs(option: str, words: Iterable[str] | None, *, numbers: bool = False) -> dict[str, str]:

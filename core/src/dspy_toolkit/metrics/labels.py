@@ -16,7 +16,18 @@ from dspy_toolkit.metrics.fields import check_labels, labelled_fields
 from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.metrics.set_metric import SetMetric
 
-__all__ = ["F1", "Average", "LabelCounts", "Precision", "Recall", "by_label", "macro_f1", "weighted_f1"]
+__all__ = [
+    "F1",
+    "Average",
+    "LabelCounts",
+    "Precision",
+    "Recall",
+    "by_label",
+    "label_key",
+    "label_text",
+    "macro_f1",
+    "weighted_f1",
+]
 
 Average = Literal["macro", "weighted", "micro"]
 
@@ -68,8 +79,8 @@ class _LabelMetric(SetMetric):
             raise MetricError("Give either `positive`, for the score of one label, or `labels`, to average over them.")
         self._fields = () if field is None else (field,)
         self._average = average
-        self._labels = None if labels is None else tuple(dict.fromkeys(_key(label) for label in labels))
-        self._positive = None if positive is None else _key(positive)
+        self._labels = None if labels is None else tuple(dict.fromkeys(label_key(label) for label in labels))
+        self._positive = None if positive is None else label_key(positive)
         kind = average if positive is None else f"of {positive!r}"
         self.__name__ = f"{type(self).__name__}({', '.join([*self._fields, kind])})"
 
@@ -80,14 +91,14 @@ class _LabelMetric(SetMetric):
         field = self._field(gold)
         if field not in pred:
             return Score(score=0.0, feedback=f"The prediction has no {field!r}; expected {gold[field]!r}.")
-        if _key(gold[field]) == _key(pred[field]):
+        if label_key(gold[field]) == label_key(pred[field]):
             return Score(score=1.0, feedback=f"{field!r} is right.")
         return Score(score=0.0, feedback=f"{field!r} is {pred[field]!r}; expected {gold[field]!r}.")
 
     def observe(self, gold: dspy.Example, pred: dspy.Prediction | None) -> tuple[Hashable, Hashable]:
         field = self._field(gold)
-        got = _NOTHING if pred is None or field not in pred else _key(pred[field])
-        return _key(gold[field]), got
+        got = _NOTHING if pred is None or field not in pred else label_key(pred[field])
+        return label_key(gold[field]), got
 
     def over(self, counts: Mapping[Any, int]) -> float:
         table = by_label(counts)
@@ -105,15 +116,15 @@ class _LabelMetric(SetMetric):
         rows = list(rows)
         check_labels(self.__name__, rows, self._fields)
         try:
-            there = {_key(row[self._field(row)]): row[self._field(row)] for row in rows}
+            there = {label_key(row[self._field(row)]): row[self._field(row)] for row in rows}
         except MetricError as error:
             raise DataError(f"The metric {self.__name__} cannot score these rows: {error}") from error
         for wanted in [self._positive] if self._positive is not None else self._labels or ():
             if rows and wanted not in there:
                 have = ", ".join(sorted(repr(value) for value in there.values())[:10])
                 raise DataError(
-                    f"The metric {self.__name__} asks for the label {_shown(wanted)}, which no row has; the rows have: "
-                    f"{have}."
+                    f"The metric {self.__name__} asks for the label {label_text(wanted)}, which no row has; "
+                    f"the rows have: {have}."
                 )
 
     def _field(self, gold: dspy.Example) -> str:
@@ -187,7 +198,7 @@ def _quotient(dividend: float, divisor: float) -> float:
     return dividend / divisor if divisor else 0.0
 
 
-def _key(value: Any) -> Hashable:
+def label_key(value: Any) -> Hashable:
     """Text as it is but for blanks around it; anything else as a pair, so that True is not 1 and 1 is not "1"."""
     from dspy_toolkit.optimize.data import plain
 
@@ -199,5 +210,6 @@ def _key(value: Any) -> Hashable:
     return ("json", json.dumps(data, sort_keys=True))
 
 
-def _shown(key: Hashable) -> str:
+def label_text(key: Hashable) -> str:
+    """A key as people read it."""
     return key[1] if isinstance(key, tuple) else repr(key)

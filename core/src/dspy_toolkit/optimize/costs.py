@@ -1,7 +1,7 @@
 """Noting on each prediction what its call took, in whichever place DSPy calls the program."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -28,6 +28,19 @@ class _Open:
     def line(self) -> "list[_Open]":
         return [self] if self.parent is None else [self, *self.parent.line()]
 
+    def note(self, outputs: Any) -> None:
+        if not isinstance(outputs, dspy.Prediction):
+            return
+        tokens = self.tokens.values()
+        outputs._toolkit_cost = CallCost(
+            seconds=time.perf_counter() - self.started,
+            lm_calls=self.generated,
+            cache_hits=max(0, self.answered - self.generated),
+            input_tokens=sum(each["prompt_tokens"] for each in tokens),
+            output_tokens=sum(each["completion_tokens"] for each in tokens),
+        )
+        outputs.set_lm_usage(self.tokens)
+
 
 _OPEN: ContextVar[_Open | None] = ContextVar("dspy_toolkit_open_call", default=None)
 
@@ -35,7 +48,7 @@ _OPEN: ContextVar[_Open | None] = ContextVar("dspy_toolkit_open_call", default=N
 class CostRecorder(BaseCallback):
     """Sets `_toolkit_cost`, and DSPy's own LM usage, on the prediction of every module call. Holds no state itself.
 
-    `add_usage` is to be told of every answer that did not come from the cache, in the context of its call.
+    `add_answer` is to be told of every answer, `add_usage` of those that did not come from the cache.
     """
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -48,19 +61,22 @@ class CostRecorder(BaseCallback):
         if call is None:
             return
         _OPEN.set(call.parent)
-        if isinstance(outputs, dspy.Prediction):
-            tokens = call.tokens.values()
-            outputs._toolkit_cost = CallCost(
-                seconds=time.perf_counter() - call.started,
-                lm_calls=call.generated,
-                cache_hits=max(0, call.answered - call.generated),
-                input_tokens=sum(each["prompt_tokens"] for each in tokens),
-                output_tokens=sum(each["completion_tokens"] for each in tokens),
-            )
-            outputs.set_lm_usage(call.tokens)
+        call.note(outputs)
 
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        if exception is None and (call := _OPEN.get()) is not None:
+    def recording(self, call: Callable[[], Any]) -> Any:
+        """What `call` returns, with the cost noted on it: for one call of a program, without DSPy's callbacks."""
+        opened = _Open("", _OPEN.get())
+        token = _OPEN.set(opened)
+        try:
+            outputs = call()
+        finally:
+            _OPEN.reset(token)
+        opened.note(outputs)
+        return outputs
+
+    def add_answer(self) -> None:
+        """To be told of every answer, from the cache or not, in the context of its call."""
+        if (call := _OPEN.get()) is not None:
             for each in call.line():
                 each.answered += 1
 

@@ -16,7 +16,19 @@ from dspy_toolkit.errors import DataError
 from dspy_toolkit.optimize.duplicates import normal_form
 from dspy_toolkit.types import TaskData
 
-__all__ = ["Row", "Splits", "digest", "input_fields", "plain", "prepare", "row_digest", "signatures_of", "to_examples"]
+__all__ = [
+    "Row",
+    "Splits",
+    "digest",
+    "draw",
+    "input_fields",
+    "leak_key",
+    "plain",
+    "prepare",
+    "row_digest",
+    "signatures_of",
+    "to_examples",
+]
 
 Row = Mapping[str, Any] | dspy.Example
 
@@ -112,7 +124,7 @@ def prepare(
     for name in rows or {}:
         if name not in sets:
             raise DataError(f"No set named {name!r} to draw rows from; there are train, validation and test.")
-    drawn = {name: _draw(examples, (rows or {}).get(name), seed, name) for name, examples in sets.items()}
+    drawn = {name: draw(examples, (rows or {}).get(name), seed, name) for name, examples in sets.items()}
     for name, examples in drawn.items():
         if not examples:
             raise DataError(f"The {name} set is empty; give more rows (there are {_sizes(sets)}).")
@@ -158,7 +170,7 @@ def _forward_parameters(program: dspy.Module) -> dict[str, bool]:
 def _split(examples: Sequence[dspy.Example]) -> dict[str, tuple[dspy.Example, ...]]:
     # By where the hash of the inputs falls, so that neither order nor rows added later move a row to another set: what
     # was trained on is never tested on. Only a set that would be empty takes the nearest row of the fullest.
-    keys = [_leak_key(example) for example in examples]
+    keys = [leak_key(example) for example in examples]
     member = {key: _SETS[sum(int(key[:16], 16) / 16**16 >= cut for cut in _CUTS)] for key in keys}
     for name in _SETS:
         counts = {each: sum(where == each for where in member.values()) for each in _SETS}
@@ -176,10 +188,10 @@ def _split(examples: Sequence[dspy.Example]) -> dict[str, tuple[dspy.Example, ..
 
 def _check_disjoint(sets: Mapping[str, Sequence[dspy.Example]]) -> None:
     # Inputs are compared, not whole rows: the same question with another label is a leak too.
-    tested = {_leak_key(row): number for number, row in enumerate(sets["test"], start=1)}
+    tested = {leak_key(row): number for number, row in enumerate(sets["test"], start=1)}
     for name in ("train", "validation"):
         for number, row in enumerate(sets[name], start=1):
-            twin = tested.get(_leak_key(row))
+            twin = tested.get(leak_key(row))
             if twin is not None:
                 same = row_digest(row.inputs()) == row_digest(sets["test"][twin - 1].inputs())
                 raise DataError(
@@ -189,13 +201,14 @@ def _check_disjoint(sets: Mapping[str, Sequence[dspy.Example]]) -> None:
                 )
 
 
-def _leak_key(example: dspy.Example) -> str:
+def leak_key(example: dspy.Example) -> str:
     """Equal for rows that are copies of each other, though one may be written a little differently."""
     inputs = {str(key): normal_form(plain(value), loose=True) for key, value in example.inputs().items()}
     return hashlib.sha256(_canonical(inputs)).hexdigest()
 
 
-def _draw(examples: tuple[dspy.Example, ...], count: int | None, seed: int, name: str) -> tuple[dspy.Example, ...]:
+def draw(examples: tuple[dspy.Example, ...], count: int | None, seed: int, name: str) -> tuple[dspy.Example, ...]:
+    """`count` of the examples of the set `name`, all of them if it is None or too many."""
     if count is None:
         return examples
     if count < 1:

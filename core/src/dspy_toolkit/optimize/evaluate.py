@@ -20,7 +20,9 @@ from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInte
 from dspy_toolkit.metrics.metric import Metric, Score
 from dspy_toolkit.metrics.set_metric import SetMetric
 from dspy_toolkit.optimize.events import Emitter, EventSink, Stage
+from dspy_toolkit.optimize.journal import Journal
 from dspy_toolkit.optimize.quiet import quiet
+from dspy_toolkit.optimize.record import Recorder
 from dspy_toolkit.optimize.scores import ScoreEstimate, estimate
 from dspy_toolkit.optimize.set_scores import estimate_set, observations
 from dspy_toolkit.optimize.usage import DeadLM, Meter, StopRequested, Usage
@@ -35,7 +37,7 @@ class RowResult:
     """One row. `row` counts from 1; `score` is 0-100; `prediction` is None, and the score 0, where `error` is set.
 
     A row fails when the program or the metric raises; `error` is "<type>: <message>". `parts` are the scores (0-100) of
-    a combined metric's parts.
+    a combined metric's parts. `raised` is what the error was, for what its text leaves out (a raw completion).
     """
 
     row: int
@@ -46,14 +48,18 @@ class RowResult:
     error: str | None
     seconds: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    raised: Exception | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data; a value JSON cannot hold appears as its repr."""
-        outputs = {} if self.prediction is None else dict(self.prediction.items())
+        return _plain_or_repr(self.fields())
+
+    def fields(self) -> dict[str, Any]:
+        """`to_dict` before its values are made plain."""
         return {
             "row": self.row,
-            "inputs": _plain_or_repr(self.inputs),
-            "prediction": _plain_or_repr(outputs),
+            "inputs": self.inputs,
+            "prediction": {} if self.prediction is None else dict(self.prediction.items()),
             "score": self.score,
             "feedback": self.feedback,
             "error": self.error,
@@ -125,6 +131,7 @@ def evaluate(
     stop: threading.Event | None = None,
     stage: Stage = "evaluate",
     seed: int = 0,
+    journal: Journal | None = None,
 ) -> Evaluation:
     """Run `program` on every row and score it; a row that fails counts as 0 and is in the error table.
 
@@ -133,11 +140,12 @@ def evaluate(
     is not a score of 0); OptimizationInterrupted on Ctrl-C or when `stop` is set, with the Evaluation of the finished
     rows, or None, as `partial`.
     """
-    meter = Meter(stop)
+    record = None if journal is None else Recorder(journal)
+    meter = Meter(stop, on_call=record and record.call)
     emitter = Emitter(on_event, meter)
     return evaluate_metered(
         program, rows, Metric(metric), lm=lm, adapter=adapter, num_threads=num_threads, seed=seed,
-        stage=stage, meter=meter, emitter=emitter, stop=stop,
+        stage=stage, meter=meter, emitter=emitter, stop=stop, on_row=record and record.row,
     )  # fmt: skip
 
 
@@ -154,8 +162,12 @@ def evaluate_metered(
     meter: Meter,
     emitter: Emitter,
     stop: threading.Event | None,
+    on_row: Callable[[Stage, RowResult], None] | None = None,
 ) -> Evaluation:
-    """`evaluate` as one stage of a longer run, which shares its meter and emitter."""
+    """`evaluate` as one stage of a longer run, which shares its meter and emitter.
+
+    `on_row` is told of every row as it comes, in the caller's thread. Also raises BudgetSpent, of the meter's limits.
+    """
     if not rows:
         raise OptimizationError("There are no rows to evaluate on; give at least one.")
     if num_threads < 1:
@@ -177,13 +189,16 @@ def evaluate_metered(
             seconds=time.perf_counter() - started,
         )
 
-    settings = {"lm": lm, "trace": None, "disable_history": True, **({} if adapter is None else {"adapter": adapter})}
-    with meter.counting(), dspy.context(**settings), quiet():
-        work = [_Row(number, example, program, metric) for number, example in enumerate(rows, start=1)]
+    settings = {"trace": None, "disable_history": True, **({} if adapter is None else {"adapter": adapter})}
+    with dspy.context(**settings), meter.watching(lm, program) as cheaply, quiet():
+        call = meter.row_cost if cheaply else _plainly
+        work = [_Row(number, example, program, metric, call) for number, example in enumerate(rows, start=1)]
         try:
-            for outcome in _in_threads(work, num_threads, stop):
+            for outcome in _in_threads(work, num_threads, meter):
                 finished[outcome.result.row] = outcome
                 total += outcome.result.score
+                if on_row is not None:
+                    on_row(stage, outcome.result)
                 emitter.progress(stage, len(finished), len(rows), score=total / len(finished))
         except (KeyboardInterrupt, StopRequested) as interruption:
             raise OptimizationInterrupted(
@@ -234,6 +249,10 @@ def group_errors(raised: Sequence[tuple[int | None, Exception | None]]) -> tuple
     return tuple(sorted(groups.values(), key=lambda group: (-group.count, group.type)))
 
 
+def _plainly(call: Callable[[], dspy.Prediction]) -> dspy.Prediction:
+    return call()
+
+
 @dataclass(frozen=True)
 class _Outcome:
     result: RowResult
@@ -246,13 +265,14 @@ class _Row:
     example: dspy.Example
     program: dspy.Module
     metric: Metric
+    call: Callable[[Callable[[], dspy.Prediction]], dspy.Prediction]
 
     def run(self) -> _Outcome:
         started = time.perf_counter()
         inputs = dict(self.example.inputs().items())
         prediction, scored, raised = None, Score(score=0.0), None
         try:
-            prediction = self.program(**inputs)
+            prediction = self.call(lambda: self.program(**inputs))
             scored = self.metric.score(self.example, prediction)
         except Exception as error:  # noqa: BLE001  # a row's failure costs that row; the error table has it
             prediction, raised = None, _with_row(error, self.number)
@@ -265,11 +285,12 @@ class _Row:
             parts={name: 100 * part for name, part in scored.parts.items()},
             error=None if raised is None else _describe(raised),
             seconds=time.perf_counter() - started,
+            raised=raised,
         )
         return _Outcome(result, raised)
 
 
-def _in_threads(work: Sequence[_Row], num_threads: int, stop: threading.Event | None) -> Iterator[_Outcome]:
+def _in_threads(work: Sequence[_Row], num_threads: int, meter: Meter) -> Iterator[_Outcome]:
     """Outcomes as they come. Ends at once when interrupted; a call already running is left to end by itself."""
     waiting: queue.SimpleQueue[_Row] = queue.SimpleQueue()
     for row in work:
@@ -283,7 +304,7 @@ def _in_threads(work: Sequence[_Row], num_threads: int, stop: threading.Event | 
                 outcomes.put(waiting.get_nowait().run())
             except queue.Empty:
                 return
-            except BaseException as error:  # noqa: BLE001  # StopRequested and DeadLM end the run in the caller's thread
+            except BaseException as error:  # noqa: BLE001  # StopRequested, DeadLM and BudgetSpent end the run in the caller's thread
                 outcomes.put(error)
                 return
 
@@ -292,15 +313,14 @@ def _in_threads(work: Sequence[_Row], num_threads: int, stop: threading.Event | 
         threading.Thread(target=contextvars.copy_context().run, args=(worker,), daemon=True).start()
     try:
         for _ in work:
-            yield _next(outcomes, stop)
+            yield _next(outcomes, meter)
     finally:
         halt.set()
 
 
-def _next(outcomes: "queue.SimpleQueue[_Outcome | BaseException]", stop: threading.Event | None) -> _Outcome:
+def _next(outcomes: "queue.SimpleQueue[_Outcome | BaseException]", meter: Meter) -> _Outcome:
     while True:
-        if stop is not None and stop.is_set():
-            raise StopRequested
+        meter.check()
         try:
             outcome = outcomes.get(timeout=_POLL)
         except queue.Empty:

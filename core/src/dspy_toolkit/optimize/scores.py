@@ -1,4 +1,4 @@
-"""Scores with intervals, and whether one run beats another on the same rows. No array library, no DSPy.
+"""Scores with intervals, and whether one run beats another on the same rows. No DSPy.
 
 All scores here are on DSPy's 0-100 scale; a metric's own 0-1 scores are multiplied by 100 once, by `evaluate`.
 
@@ -9,11 +9,12 @@ could make: with n equal values, at most p = 1 - 0.025^(1/n) of all rows differ 
 "rule of three"), and those could lie anywhere on the scale.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 from statistics import NormalDist, fmean
+
+import numpy as np
 
 from dspy_toolkit.errors import OptimizationError
 
@@ -21,7 +22,10 @@ __all__ = ["Comparison", "ScoreEstimate", "bca_interval", "compare", "estimate",
 
 _TAIL = 0.025
 _SAME = 1e-9  # scores closer than this differ by rounding only
-_MAX_DRAWS = 20_000_000  # keeps 100,000 rows under a few seconds; up to 2,000 rows get 10,000 resamples
+_RESAMPLES = 10_000
+_FEW = 32
+_MAX_DRAWS = 100_000_000  # keeps 100,000 rows of different scores under a few seconds
+_AT_ONCE = 1_000_000  # numbers drawn at once: some megabytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +98,24 @@ def _interval(values: Sequence[float], seed: int, *, bottom: float, top: float) 
     mean = fmean(values)
     if min(values) == max(values):
         return unseen_interval(mean, n, bottom=bottom, top=top)
-    resamples = max(1_000, min(10_000, _MAX_DRAWS // n))
-    draw = random.Random(seed).choices
-    means = [fmean(draw(values, k=n)) for _ in range(resamples)]
+    means = _resampled_means(values, np.random.default_rng(seed))
     # For a mean, the jackknife's influence values are the deviations themselves.
     return bca_interval(mean, means, [value - mean for value in values])
+
+
+def _resampled_means(values: Sequence[float], random: np.random.Generator) -> list[float]:
+    """Means of resamples with replacement. Where scores are of a few kinds, how many of each kind is all there is to
+    draw."""
+    rows = np.asarray(values, dtype=np.float64)
+    n = len(rows)
+    kinds, counts = np.unique(rows, return_counts=True)
+    if len(kinds) <= _FEW:
+        return (random.multinomial(n, counts / n, size=_RESAMPLES) @ kinds / n).tolist()
+    means: list[float] = []
+    resamples, at_once = max(1_000, min(_RESAMPLES, _MAX_DRAWS // n)), max(1, _AT_ONCE // n)
+    while len(means) < resamples:
+        means += rows[random.integers(0, n, size=(at_once, n))].mean(axis=1).tolist()
+    return means[:resamples]
 
 
 def unseen_interval(point: float, n: int, *, bottom: float, top: float) -> tuple[float, float]:

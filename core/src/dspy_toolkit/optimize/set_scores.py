@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dspy
+import numpy as np
 
 from dspy_toolkit.errors import MetricError, OptimizationError
 from dspy_toolkit.metrics.set_metric import SetMetric
@@ -122,9 +123,13 @@ def _bootstrap(
     if len(counts) == 1:
         return point, *unseen_interval(point, n, bottom=bottom, top=top)
     chance = random.Random(seed)
-    draws = max(200, min(10_000, _MAX_DRAWS // (n + 50 * len(counts))))
-    replicates = [statistic(Counter(chance.choices(observed, k=n))) for _ in range(draws)]
+    draws = max(200, min(10_000, _MAX_DRAWS // (50 * len(counts))))
     kinds = list(counts)
+    shares = np.array([counts[kind] for kind in kinds]) / n
+    drawn = np.random.default_rng(seed).multinomial(n, shares, size=draws).tolist()
+    replicates = [
+        statistic(Counter({kind: number for kind, number in zip(kinds, each, strict=True) if number})) for each in drawn
+    ]
     influence: list[float] = []
     for kind in kinds if len(kinds) <= _LEFT_OUT else chance.sample(kinds, _LEFT_OUT):
         counts[kind] -= 1

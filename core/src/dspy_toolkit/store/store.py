@@ -3,8 +3,12 @@
 <root>/lora/hyperparameters/v1/                   a bundle
 <root>/lora/hyperparameters/v2/
 <root>/lora/hyperparameters/aliases/production    a file that says v1
+<root>/signatures/question-answer-1b2c3d4e/v1/    of "question -> answer", which is no task
+<root>/modules/my_package.answers.Answer/v1/      of "my_package.answers:Answer"
 """
 
+import hashlib
+import json
 import os
 import re
 import secrets
@@ -19,14 +23,17 @@ from dspy_toolkit.errors import BundleError, UnknownNameError
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.store.bundle import Bundle, bundle_files, load_program, read_bundle, sync_directory, write_files
 
-__all__ = ["LATEST", "PRODUCTION", "Store", "Version"]
+__all__ = ["LATEST", "PLAIN", "PRODUCTION", "Store", "Version"]
 
 LATEST = "latest"
+PLAIN = "plain"
+"""Where a version is asked for: the program as it was before optimization. No version is called so."""
 PRODUCTION = "production"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _VERSION = re.compile(r"v([1-9][0-9]*)\Z")
 _ALIASES = "aliases"
+_SIGNATURES, _MODULES = "signatures", "modules"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +77,18 @@ class Store:
             except FileExistsError:  # somebody else took the number meanwhile
                 number += 1
 
+    def __contains__(self, task: str) -> bool:
+        """Whether anything is stored under this name."""
+        return bool(self._numbers(task))
+
     def tasks(self) -> tuple[str, ...]:
-        """Tasks with at least one version, sorted."""
+        """Names with at least one version, sorted: of tasks, and of what else was optimized."""
         found = set()
         for pattern in ("*/v*", "*/*/v*"):
             for path in self.root.glob(pattern):
                 task = path.parent.relative_to(self.root).as_posix()
                 if _VERSION.match(path.name) and all(_NAME.match(part) for part in task.split("/")):
-                    found.add(task)
+                    found.add(_name_of(path) if task.partition("/")[0] in (_SIGNATURES, _MODULES) else task)
         return tuple(sorted(found))
 
     def versions(self, task: str) -> tuple[Version, ...]:
@@ -107,10 +118,10 @@ class Store:
 
     def promote(self, task: str, version: str, alias: str = PRODUCTION) -> Version:
         """Point an alias at a version and return it. Raises UnknownNameError; BundleError for a bad alias."""
-        if not _NAME.match(alias) or _VERSION.match(alias) or alias == LATEST:
+        if not _NAME.match(alias) or _VERSION.match(alias) or alias in (LATEST, PLAIN):
             raise BundleError(
                 f"{alias!r} cannot be an alias; choose letters, digits, '_', '.' and '-', "
-                f"neither {LATEST!r} nor a version's name."
+                f"neither {LATEST!r} nor {PLAIN!r} nor a version's name."
             )
         name = self.get(task, version).name
         folder = self._folder(task) / _ALIASES
@@ -161,7 +172,26 @@ class Store:
         return sorted(int(match[1]) for name in names if (match := _VERSION.match(name)))
 
     def _folder(self, task: str) -> Path:
-        parts = task.split("/")
+        parts = _parts(task)
         if not 1 <= len(parts) <= 2 or not all(_NAME.match(part) and part != _ALIASES for part in parts):
             raise BundleError(f"{task!r} cannot be the name of a stored program; expected 'project/task'.")
         return self.root.joinpath(*parts)
+
+
+def _parts(name: str) -> list[str]:
+    """The folder of a name. A signature in DSPy's short form is the same however its blanks are set."""
+    if "->" in name:
+        written = re.sub(r"\s*(->|[,:])\s*", r"\1", name.strip())
+        words = re.sub(r"[^A-Za-z0-9]+", "-", name)[:60].strip("-") or "signature"
+        return [_SIGNATURES, f"{words}-{hashlib.sha256(written.encode()).hexdigest()[:8]}"]
+    if ":" in name:
+        return [_MODULES, name.replace(":", ".")]
+    return name.split("/")
+
+
+def _name_of(version: Path) -> str:
+    """What a version of a signature or module is called, as its manifest has it."""
+    try:
+        return str(json.loads((version / "manifest.json").read_text(encoding="utf-8"))["task"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return version.parent.as_posix()  # damaged; `get` says so when it is asked for

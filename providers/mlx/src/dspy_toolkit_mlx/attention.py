@@ -19,7 +19,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models import base
+from mlx_lm.models import activations, base
+
+from dspy_toolkit_mlx import host
 
 __all__ = ["FlatLayer", "Plan", "PrefixGroup", "hook"]
 
@@ -304,7 +306,9 @@ def _partial(
     Queries (batch, heads, tokens, size) come scaled; keys and values have as many heads or a divisor of them.
     """
     batch, heads, tokens, size = queries.shape
-    groups = keys.shape[1]
+    groups, columns = keys.shape[1], keys.shape[2]
+    if host.active(queries, batch * heads * tokens * columns):
+        return _partial_on_host(queries, keys, values, mask)
     folded = queries.reshape(batch, groups, -1, size)
     scores = (folded @ keys.swapaxes(-1, -2)).astype(mx.float32)
     if mask is not None:
@@ -318,6 +322,40 @@ def _partial(
     out = (weights.astype(values.dtype) @ values).astype(mx.float32)
     shape = (batch, heads, tokens)
     return out.reshape(*shape, -1), top.reshape(*shape, 1), total.reshape(*shape, 1)
+
+
+def _partial_on_host(
+    queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None
+) -> tuple[mx.array, mx.array, mx.array]:
+    """`_partial` in blocks of lines, or of tokens where there is one line."""
+    batch, heads, tokens, size = queries.shape
+    groups, columns = keys.shape[1], keys.shape[2]
+    seen = None if mask is None else host.booleans(mask)
+    lines, width = (1, tokens) if batch == 1 else (batch, tokens)
+    if batch == 1:
+        width = host.block(heads * columns)
+    else:
+        lines = host.block(heads * tokens * columns)
+    parts: list[tuple[mx.array, mx.array, mx.array]] = []
+    for line in range(0, batch, lines):
+        for at in range(0, tokens, width):
+            folded = queries[line : line + lines, :, at : at + width]
+            count, _, inside, _ = folded.shape
+            scores = folded.reshape(count, groups, -1, size) @ keys[line : line + lines].swapaxes(-1, -2)
+            shown = scores.reshape(count, groups, heads // groups, inside, columns)
+            part = None
+            if seen is not None:
+                some = seen[line : line + lines] if seen.shape[0] > 1 else seen
+                part = (some[:, :, at : at + width] if seen.shape[2] > 1 else some)[:, :, None]
+            top, total = host.weights(shown, part)
+            out = shown.reshape(scores.shape) @ values[line : line + lines]
+            shape = (count, heads, inside)
+            parts.append((out.reshape(*shape, -1), top.reshape(*shape, 1), total.reshape(*shape, 1)))
+    if len(parts) == 1:
+        return parts[0]
+    axis = 2 if batch == 1 else 0
+    out, top, total = (mx.concatenate(list(each), axis=axis) for each in zip(*parts, strict=True))
+    return out, top, total
 
 
 _original: Callable[..., mx.array] = base.scaled_dot_product_attention
@@ -334,13 +372,26 @@ def _dispatch(
 ) -> mx.array:
     if isinstance(cache, FlatLayer):
         return cache.attend(queries, scale, sinks)
+    if sinks is None and queries.shape[0] == 1 and _host_can(queries, keys, cache, mask):
+        return host.attention(queries, keys, values, scale, mask)
     return _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+
+
+def _host_can(queries: mx.array, keys: mx.array, cache: Any, mask: Any) -> bool:
+    plain = (
+        mask is None
+        or isinstance(mask, str)
+        or (mask.dtype == mx.bool_ and mask.size == mask.shape[-1] * mask.shape[-2])
+    )
+    numbers = queries.shape[1] * queries.shape[2] * keys.shape[2]
+    return plain and cache is not None and not hasattr(cache, "bits") and host.active(queries, numbers)
 
 
 def hook(model: Any) -> bool:
     """Let the attention of `model` use FlatLayer caches; False if none of its modules calls mlx-lm's attention.
 
-    Sets a name in modules of mlx-lm for the whole process; other caches are served as before.
+    Sets names in modules of mlx-lm for the whole process; other caches, and other threads than an engine's, are served
+    as before.
     """
     found = False
     for module in {type(part).__module__ for part in model.modules()}:
@@ -348,5 +399,7 @@ def hook(model: Any) -> bool:
         current = getattr(namespace, "scaled_dot_product_attention", None)
         if current is _original:
             namespace.scaled_dot_product_attention = _dispatch  # type: ignore[attr-defined]
+        if getattr(namespace, "swiglu", None) is activations.swiglu:
+            namespace.swiglu = host.swiglu  # type: ignore[attr-defined]
         found = found or current in (_original, _dispatch)
     return found

@@ -19,6 +19,7 @@ from llguidance.hf import from_tokenizer
 from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError, ModelError
+from dspy_toolkit_mlx import host
 from dspy_toolkit_mlx.grammar import GrammarStore
 from dspy_toolkit_mlx.guides import Guides
 from dspy_toolkit_mlx.machine import MemoryGuard, kv_budget
@@ -77,6 +78,7 @@ class EngineLoop:
             raise ModelError(
                 "the model has no chat template; use an instruction-tuned model or give its tokenizer a `chat_template`"
             )
+        host.enable()
         self._runner, vocab, width = checked_runner(model, options.max_rows)
         self._eos = frozenset(tokenizer.eos_token_ids)
         self._prepare_text(tokenizer, vocab)

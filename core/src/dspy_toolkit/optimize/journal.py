@@ -1,0 +1,202 @@
+"""What happened in a run, in order, on disk as soon as it happened.
+
+    append() ──list──▶ writer thread, every 20 ms: all that waits in one transaction ──▶ journal.db (SQLite, WAL)
+
+Entries are only ever added. A process that is killed loses at most what was appended in its last 20 ms and not flushed;
+a machine that loses power may lose the last transactions, never the file.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+from pydantic_core import to_json
+
+from dspy_toolkit.errors import OptimizationError
+
+__all__ = ["Entry", "Journal", "read_journal"]
+
+_BACKLOG = 10_000
+"""So many entries may wait to be written before `append` waits too: memory stays bounded when the disk is slow."""
+
+_ROWS = 1_000
+"""Rows in one statement; SQLite takes at least 32,766 values in one."""
+
+_PERIOD = 0.02
+"""Seconds between transactions. Waking the writer for each entry would have it fight the run's threads for the GIL."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, data BLOB NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One thing that happened. `seq` counts from 1 over the life of the run, `time` is in Unix seconds."""
+
+    seq: int
+    time: float
+    kind: str
+    key: str
+    data: dict[str, Any]
+
+
+class Journal:
+    """The record of one run in `folder`, which is made if needed, for this user only. One process writes at a time.
+
+    `append` may be called from any thread. When the disk refuses, the run is not hurt: `on_failure` is called once with
+    one line to tell people, and what comes later is dropped. Raises OptimizationError when another process is writing,
+    or the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, *, on_failure: Callable[[str], None] | None = None):
+        self.folder = folder
+        self._on_failure = on_failure
+        self._failed = False
+        self._waiting: list[tuple[float, str, str, bytes]] = []
+        self._changed = threading.Condition()
+        self._hurry = self._closing = False
+        self._stored = self._appended = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = FileLock(folder / "lock")
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise OptimizationError(
+                f"The run in {folder} is being worked on by another process; wait for it, or stop it first."
+            ) from None
+        except OSError as error:
+            raise OptimizationError(
+                f"The folder {folder} for the record of runs cannot be used ({error.strerror or error}); "
+                "set `runs` in the settings, or DSPY_TOOLKIT_RUNS, to another one."
+            ) from error
+        try:
+            _connect(folder).close()
+        except sqlite3.Error as error:
+            self._lock.release()
+            raise OptimizationError(f"The record {_file(folder)} cannot be used: {error}.") from error
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, kind: str, data: Mapping[str, Any], *, key: str = "") -> None:
+        """Add an entry. `data` is copied now, as JSON; a value that JSON cannot hold is written as its repr."""
+        if self._failed:
+            return
+        entry = (time.time(), kind, key, to_json(data, fallback=repr, inf_nan_mode="strings"))
+        with self._changed:
+            self._waiting.append(entry)
+            self._appended += 1
+            if len(self._waiting) > _BACKLOG:
+                self._await(self._appended - _BACKLOG)
+
+    def flush(self) -> None:
+        """Return when everything appended so far is on disk."""
+        with self._changed:
+            self._await(self._appended)
+
+    def _await(self, count: int) -> None:
+        self._hurry = True
+        self._changed.notify_all()
+        self._changed.wait_for(lambda: self._stored >= count or not self._thread.is_alive())
+
+    def close(self) -> None:
+        """Write what waits and let the folder go. Closing twice does nothing."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._lock.release()
+
+    def entries(self, *kinds: str, after: int = 0) -> Iterator[Entry]:
+        """See `read_journal`; what was appended before is in it."""
+        self.flush()
+        return read_journal(self.folder, *kinds, after=after)
+
+    def _write(self) -> None:
+        connection = _connect(self.folder)
+        try:
+            closing = False
+            while not closing:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._hurry or self._closing, timeout=_PERIOD)
+                    batch, self._waiting = self._waiting, []
+                    self._hurry, closing = False, self._closing
+                self._store(connection, batch)
+                with self._changed:
+                    self._stored += len(batch)
+                    self._changed.notify_all()
+        finally:
+            connection.close()
+
+    def _store(self, connection: sqlite3.Connection, rows: list[tuple[float, str, str, bytes]]) -> None:
+        if self._failed or not rows:
+            return
+        try:
+            with connection:
+                for at in range(0, len(rows), _ROWS):
+                    part = rows[at : at + _ROWS]
+                    # One statement: sqlite3 takes the GIL back from the run's threads once for each that it executes.
+                    values = ", ".join(["(?, ?, ?, ?)"] * len(part))
+                    connection.execute(
+                        f"INSERT INTO entries (time, kind, key, data) VALUES {values}",
+                        [value for row in part for value in row],
+                    )
+        except sqlite3.Error as error:
+            self._failed = True
+            if self._on_failure is not None:
+                self._on_failure(
+                    f"The record of this run can no longer be written ({error}); the run goes on without. "
+                    f"Free some room in {self.folder}: --resume will repeat what came after this."
+                )
+
+
+def read_journal(folder: Path, *kinds: str, after: int = 0) -> Iterator[Entry]:
+    """The entries of a run, oldest first, also while it is being written: those with `seq` above `after`, of these
+    `kinds` or of all.
+
+    Raises OptimizationError if there is no record or it is damaged.
+    """
+    if not _file(folder).is_file():
+        raise OptimizationError(f"There is no record of a run in {folder}.")
+    where = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+    connection = _connect(folder)
+    try:
+        found = connection.execute(
+            f"SELECT seq, time, kind, key, data FROM entries WHERE seq > ?{where} ORDER BY seq",
+            (after, *kinds),
+        )
+        for seq, moment, kind, key, data in found:
+            yield Entry(seq=seq, time=moment, kind=kind, key=key, data=json.loads(data))
+    except (sqlite3.Error, ValueError) as error:
+        raise OptimizationError(f"The record {_file(folder)} is damaged: {error}.") from error
+    finally:
+        connection.close()
+
+
+def _file(folder: Path) -> Path:
+    return folder / "journal.db"
+
+
+def _connect(folder: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(_file(folder), timeout=30, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(_SCHEMA)
+    return connection
