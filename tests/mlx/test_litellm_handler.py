@@ -174,6 +174,7 @@ def test_tools_are_called_and_their_results_read(roomy):
     assert [call.function.arguments for call in calls] == [
         call.function.arguments for call in whole.choices[0].message.tool_calls
     ]
+    assert [call.index for call in calls] == list(range(len(calls)))
 
 
 def test_a_thought_is_reasoning_content(tmp_path):

@@ -116,8 +116,9 @@ class MLXLLMProvider(CustomLLM):
         """One sample, piece by piece."""
         with _errors(model):
             engine, requests = _open(model, messages, optional_params, streaming=True)
+            chunks = _Chunks()
             for event in engine.stream(requests[0]):
-                if chunk := _chunk(event):
+                if chunk := chunks.of(event):
                     yield chunk
 
     async def astreaming(
@@ -126,8 +127,9 @@ class MLXLLMProvider(CustomLLM):
         """As `streaming`; closing the iterator cancels."""
         with _errors(model):
             engine, requests = await asyncio.to_thread(_open, model, messages, optional_params, streaming=True)
+            chunks = _Chunks()
             async for event in AsyncMLXEngine(engine).stream(requests[0]):
-                if chunk := _chunk(event):
+                if chunk := chunks.of(event):
                     yield chunk
 
 
@@ -247,33 +249,34 @@ def _logprob(token: Any) -> dict[str, Any]:
     return {**content, "top_logprobs": rivals}
 
 
-def _chunk(event: Any) -> Any:
-    """LiteLLM's chunk of an event: its own kind for thoughts, which the generic kind does not know."""
-    if isinstance(event, StreamDeltaEvent):
+class _Chunks:
+    """A stream's events as LiteLLM's chunks: its own kind for thoughts, which the generic kind does not know."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def of(self, event: Any) -> Any:
+        """None for an event that says nothing."""
+        if isinstance(event, StreamEndEvent):
+            reason = event.finish_reason or "stop"
+            return _generic(finish_reason=_FINISH.get(reason, reason), is_finished=True, usage=_usage(event.usage))
+        if not isinstance(event, StreamDeltaEvent):
+            return None
         delta = event.delta
         if delta.type == "thinking":
             thought = Delta(role="assistant", content=None, reasoning_content=delta.text)
             return ModelResponseStream(choices=[StreamingChoices(index=0, delta=thought)])
-        chunk = GenericStreamingChunk(
-            text="", tool_use=None, is_finished=False, finish_reason="", usage=None, index=delta.part_index
-        )
         if delta.type == "tool_call":
-            function: Any = {"name": delta.name, "arguments": delta.input}
-            chunk["tool_use"] = {"id": delta.id, "type": "function", "function": function, "index": delta.part_index}
-        elif delta.type == "text":
-            chunk["text"] = delta.text
-        return chunk
-    if isinstance(event, StreamEndEvent):
-        reason = event.finish_reason or "stop"
-        return GenericStreamingChunk(
-            text="",
-            tool_use=None,
-            is_finished=True,
-            finish_reason=_FINISH.get(reason, reason),
-            usage=_usage(event.usage),
-            index=0,
-        )
-    return None
+            function = {"name": delta.name, "arguments": delta.input}
+            self._calls += 1
+            call = {"id": delta.id, "type": "function", "function": function, "index": self._calls - 1}
+            return _generic(tool_use=call)
+        return _generic(text=delta.text) if delta.type == "text" else None
+
+
+def _generic(**fields: Any) -> GenericStreamingChunk:
+    empty: Any = {"text": "", "tool_use": None, "is_finished": False, "finish_reason": "", "usage": None, "index": 0}
+    return GenericStreamingChunk(**{**empty, **fields})
 
 
 def _usage(usage: Usage | None) -> Any:

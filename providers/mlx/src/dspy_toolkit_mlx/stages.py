@@ -143,7 +143,7 @@ class Talk(_Stage):
         self._body: list[int] = []
         self._tail = b""
         self.until = until
-        self.calls: list[Call] = []
+        self.calls = []
 
     @property
     def first(self) -> int:
@@ -301,13 +301,17 @@ class StagedGuide:
     def _taken(self, tokens: list[int]) -> list[int]:
         """The stage's tokens, and what the next one begins with if this one is over."""
         added = list(tokens)
-        self.channels += self._stage.channels or ["text"] * len(tokens)
+        self._mark(len(added))
         while self._stage.done and len(self._stages) > 1:
             self._stages.pop(0)
             begun = self._stage.start()
             added += begun
-            self.channels += self._stage.channels or ["text"] * len(begun)
+            self._mark(len(begun))
         return added
+
+    def _mark(self, count: int) -> None:
+        plain: list[Channel] = ["text"] * count
+        self.channels += self._stage.channels or plain
 
 
 def allow(mask: NDArray[np.int32], token: int) -> None:
