@@ -21,6 +21,7 @@ from dspy_toolkit_mlx.tools import ToolPlan
 FORMATS = {
     "json_tools": ('>{"',),  # a token that runs from the opening into the call
     "mistral": ("[TOOL_CALLS]", "[ARGS]"),
+    "mistral list": ("[TOOL_CALLS]",),
     "kimi_k2": (
         "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>",
         "<|tool_call_argument_begin|>",
@@ -74,8 +75,8 @@ class Kit:
 @pytest.fixture(scope="module")
 def kits(tiny):
     def kit(name, added):
-        template = tiny.tools if name != "mistral" else tiny.tools + "{# [ARGS] #}"
-        wrapper = tiny.tokenizer(template, added, name)
+        template = tiny.tools + "".join("{# " + token + " #}" for token in added)
+        wrapper = tiny.tokenizer(template, added, name.partition(" ")[0])
         eos = sorted(wrapper.eos_token_ids)
         low = from_tokenizer(wrapper._tokenizer, n_vocab=len(wrapper), eos_token=eos)
         store = GrammarStore(low)
