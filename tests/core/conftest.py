@@ -35,6 +35,8 @@ def broken(request):
 def answer(request):
     with open(os.environ["SCRIPTED_LOG"], "a") as log:
         log.write("call\\n")
+    if os.environ.get("SCRIPTED_BABBLES"):
+        return "blah blah"
     asked = request.messages[-1].text
     pressure = int(re.search(r"pressure ## ]]\\n(\\d+)", asked)[1])
     falling = "falling ## ]]\\nTrue" in asked
@@ -51,6 +53,7 @@ class CommandLine:
         self.log = folder / "calls.log"
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("DSPY_TOOLKIT_")},
+            "DSPY_TOOLKIT_TRACKING__ENABLED": "false",
             "PYTHONPATH": str(folder / "site"),
             "DSPY_TOOLKIT_PLUGINS": "weather,scripted",
             "DSPY_TOOLKIT_STORE": str(folder / "programs"),

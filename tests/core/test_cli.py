@@ -1,6 +1,7 @@
 """Every verb, typed as a user types it, in a process of its own."""
 
 import json
+import re
 import signal
 import time
 
@@ -108,11 +109,12 @@ def test_ctrl_c_stops_soon_keeps_what_was_found_and_the_rest_is_done_later(comma
     done = command_line.calls
     assert process.returncode == 1
     assert 20 <= done < whole
-    assert "again" in err
     assert "Traceback" not in err
-    again = command_line(*OPTIMIZE, "--json")
+    command = re.search(r"Go on with: dspy-toolkit (.*)", err)[1].split()
+    again = command_line(*command, "--json")
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["lm_calls"] == command_line.calls - done
+    # A call that went on when Ctrl-C came is made again, and the run counts what it had finished.
+    assert command_line.calls - 2 <= json.loads(again.stdout)["lm_calls"] <= command_line.calls
     fresh = json.loads(again.stdout)["baseline"]["n"]
     assert fresh == 42
 

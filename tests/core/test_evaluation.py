@@ -363,7 +363,10 @@ def test_what_was_optimized_from_a_file_is_found_by_its_name_and_refuses_its_tra
     assert framework.store.tasks() == (SHORT,)
     spaced = SHORT.replace("->", " ->  ").replace(": ", ":")
     assert framework.load(spaced)(n=2).parity == "even"
-    assert framework.load(str(version.bundle.path))(n=2).parity == "even"
+    folder = str(version.bundle.path)
+    assert framework.load(folder)(n=2).parity == "even"
+    assert [framework.target(each).version for each in (folder, f"{folder}@plain")] == [folder, None]
+    assert framework.target(folder).shown == folder
     with pytest.raises(DataError, match="--set test"):
         framework.evaluate(spaced, file, "exact-match")
     measured = framework.evaluate(spaced, file, "exact-match", set="test", seed=1)
@@ -376,6 +379,8 @@ def test_what_was_optimized_from_a_file_is_found_by_its_name_and_refuses_its_tra
     assert framework.evaluate(f"{SHORT}@v1", file, "exact-match", set="train").evaluation.score.score == 100
     with pytest.raises(UnknownNameError, match="v2"):
         framework.target(f"{SHORT}@v2")
+    with pytest.raises(BundleError, match="leave out @v1"):
+        framework.optimize_task(f"{SHORT}@v1", dataset=file, metrics="exact_match")
 
 
 @pytest.mark.parametrize("name", ["trap:program", "n: int -> parity: trap", "n: list[trap.Number] -> parity"])

@@ -1,11 +1,13 @@
 """Choosing an optimizer: a stated reason, parameters it takes, and what framework and engine make of it."""
 
+import threading
+
 import dspy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit.errors import OptimizationError, PluginError, UnknownNameError
+from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, PluginError, UnknownNameError
 from dspy_toolkit.framework import DSPyFramework
 from dspy_toolkit.hookspecs import hookimpl
 from dspy_toolkit.metrics import ExactMatch
@@ -214,6 +216,41 @@ def test_the_engine_remembers_what_it_ran(framework):
     with pytest.raises(UnknownNameError):
         engine.optimize(PROGRAM, ROWS, ExactMatch(), optimizer="nothing")
     assert len(engine.history) == 3
+
+
+def test_history_is_that_of_all_processes_with_rows_and_errors(framework, plugin_manager):
+    def picky(gold, pred):
+        if gold.question.endswith("3"):
+            raise ValueError("no threes")
+        return gold.answer == pred.answer
+
+    made = OptimizerEngine(framework).optimize(PROGRAM, ROWS, picky)
+    (told,) = OptimizerEngine(DSPyFramework(framework.config, plugins=plugin_manager)).history
+    assert told.program is None
+    assert told.to_dict() == made.to_dict()
+    assert told.baseline_evaluation.scores == made.baseline_evaluation.scores
+    assert [row.error for row in told.baseline_evaluation.results] == [
+        row.error for row in made.baseline_evaluation.results
+    ]
+
+
+def test_the_engine_goes_on_with_the_newest_run_that_was_asked_the_same(framework):
+    def stopped(**options):
+        stop = threading.Event()
+        with pytest.raises(OptimizationInterrupted) as caught:
+            engine.optimize(PROGRAM, ROWS, ExactMatch(), stop=stop, on_event=lambda event: stop.set(), **options)
+        return caught.value.partial.run
+
+    engine = OptimizerEngine(framework)
+    with pytest.raises(OptimizationError, match="There is none of it yet"):
+        engine.optimize(PROGRAM, ROWS, ExactMatch(), resume=True)
+    first = stopped(seed=1)
+    second = stopped(seed=2)
+    assert engine.optimize(PROGRAM, ROWS, ExactMatch(), seed=1, resume=True).run == first
+    with pytest.raises(OptimizationError, match=rf"The newest, {second}, .* seed was 2 and is now 3"):
+        engine.optimize(PROGRAM, ROWS, ExactMatch(), seed=3, resume=True)
+    assert engine.optimize(PROGRAM, ROWS, ExactMatch(), seed=2, resume=second).run == second
+    assert [result.status for result in engine.history] == ["finished", "finished"]
 
 
 # --- modules by name

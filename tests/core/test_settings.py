@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dspy_toolkit.errors import SettingsError, UnknownNameError
-from dspy_toolkit.settings import DSPyConfig, ModelProfile, ProjectConfig
+from dspy_toolkit.settings import DSPyConfig, ModelProfile, ProjectConfig, TrackingConfig
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -110,6 +110,6 @@ def test_a_profile_is_a_name_or_a_model_string(folder):
 
 def test_every_setting_is_in_the_docs_with_its_description():
     text = DOCS.read_text(encoding="utf-8")
-    for cls in (DSPyConfig, ModelProfile, ProjectConfig):
+    for cls in (DSPyConfig, ModelProfile, ProjectConfig, TrackingConfig):
         for name, field in cls.model_fields.items():
             assert f"| `{name}` | {field.description} |" in text

@@ -20,6 +20,7 @@ def command_line(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("DSPY_TOOLKIT_")},
+        "DSPY_TOOLKIT_TRACKING__ENABLED": "false",
         "DSPY_TOOLKIT_STORE": str(folder / "programs"),
         "DSPY_TOOLKIT_CACHE": str(folder / "cache"),
     }

@@ -50,7 +50,7 @@ def lm(engine):
 
 def spans(engine, sequence, openings):
     """How many tokens bring characters of each field's value or of what closes it, counted in the whole text."""
-    low = engine._ready()._store.tokenizer
+    low = engine._ready().intake._store.tokenizer
     text = b"".join(low.decode_bytes([token]) for token in sequence.tokens)
     starts = [text.index(opening.encode()) + len(opening.encode()) for _, opening in openings]
     ends = [text.index(opening.encode()) for _, opening in openings[1:]] + [len(text)]
@@ -91,7 +91,7 @@ def test_texts_end_at_their_budget_and_the_answer_is_not_called_truncated(lm, en
         thoughts: Annotated[str, MaxTokens(12)] = dspy.OutputField()
         answer: str = dspy.OutputField()
 
-    low = engine._ready()._store.tokenizer
+    low = engine._ready().intake._store.tokenizer
     for adapter in (GuidedChatAdapter(field_tokens={"answer": 5}), GuidedJSONAdapter(field_tokens={"answer": 5})):
         with dspy.context(lm=lm, adapter=adapter):
             for seed in range(6):

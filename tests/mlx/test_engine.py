@@ -230,6 +230,17 @@ def test_what_is_forced_at_the_end_is_never_computed(engine):
     assert after["forced_computed"] - before["forced_computed"] <= 3
 
 
+def test_answers_that_are_forced_whole_come_and_go_among_others(engine):
+    def kind(i):
+        forced = {"metadata": {"grammar": {"lark": 'start: "no choice at all"'}}}
+        return ask(f"Number {i}", max_tokens=12, temperature=1.0, seed=i, extensions=forced if i % 3 else None)
+
+    alone = [engine.submit(kind(i)).future.result().text for i in range(40)]
+    tickets = [engine.submit(kind(i)) for i in range(40)]
+    assert [ticket.future.result().text for ticket in tickets] == alone
+    assert alone[1] == "no choice at all"
+
+
 @pytest.mark.parametrize(
     ("config", "match"),
     [

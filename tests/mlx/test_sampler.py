@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from dspy_toolkit_mlx.sampler import Sampler, _truncate, noise_keys
-from dspy_toolkit_mlx.sequence import Sampling, Sequence
+from dspy_toolkit_mlx.sequence import Sampling, Sequence, derive
 
 V = 75
 
@@ -68,9 +68,12 @@ def test_draws_follow_the_softmax(sampler):
     assert (np.abs(got - want) < 5 * np.sqrt(want * (1 - want) / count) + 1 / count).all()
 
 
-def test_noise_differs_between_seeds_and_positions():
-    keys = noise_keys([(seed, index) for seed in range(40) for index in range(40)])
-    assert len({tuple(key) for key in keys.tolist()}) == 1600
+def test_noise_differs_between_seeds_and_positions_and_is_what_derive_says():
+    pairs = [(seed, index) for seed in [*range(38), 2**63 + 5, 2**64 - 1] for index in range(40)]
+    seeds, indices = (np.array(column, dtype=np.uint64) for column in zip(*pairs, strict=True))
+    keys = [low + (high << 32) for low, high in noise_keys(seeds, indices).tolist()]
+    assert len(set(keys)) == 1600
+    assert keys == [derive(seed, index) for seed, index in pairs]
 
 
 @settings(max_examples=30, deadline=None)

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from dspy_toolkit_mlx.prefix import PrefixTree
 from dspy_toolkit_mlx.scheduler import Limits, Scheduler
-from dspy_toolkit_mlx.sequence import Sampling, Sequence
+from dspy_toolkit_mlx.sequence import Sampling, Sequence, TokenChoice
 
 
-def make(prompt, max_tokens=4, arrival=0.0):
+def make(prompt, max_tokens=4, arrival=0.0, twin=None, emit=None, turns=()):
     return Sequence(
         prompt=tuple(prompt),
         sampling=Sampling(),
@@ -16,6 +16,9 @@ def make(prompt, max_tokens=4, arrival=0.0):
         token_bytes=lambda token: b"x",
         eos=frozenset(),
         arrival=arrival,
+        twin=twin,
+        emit=emit and (lambda piece: emit(piece.text)),
+        turns=turns,
     )
 
 
@@ -51,12 +54,10 @@ class Pretended:
             self.peak = max(self.peak, len(s.running))
             over = []
             for entry in s.running:
-                entry.sequence.tokens.append(0)
+                entry.sequence.accept(TokenChoice(0, 0.0))
                 if len(entry.sequence.tokens) >= entry.sequence.max_tokens:
                     over.append(entry)
             order = [row for row, entry in enumerate(s.running) if entry not in over]
-            for entry in over:
-                entry.sequence.finish_reason = "length"
             s.leave(over, order)
             self.finished += over
         s.check_integrity()
@@ -123,6 +124,27 @@ def test_later_requests_reuse_what_is_there():
         assert engine.computed <= alone + 5 * 2 + 2
 
 
+def test_a_prompt_that_comes_first_is_kept_up_to_where_the_next_will_part():
+    for sliceable in (True, False):
+        engine = Pretended(scheduler(sliceable=sliceable))
+        system = list(range(5000, 5300))
+        for candidate in range(3):
+            demos = list(range(candidate * 1000, candidate * 1000 + 200))
+            for i in range(6):
+                engine.scheduler.add(make([*system, *demos, *range(9000 + i * 30, 9020 + i * 30)], turns=(300, 500)))
+                engine.run()
+        assert engine.computed == 300 + 3 * 200 + 18 * 20
+
+
+def test_prompts_that_share_nothing_are_not_computed_one_after_another():
+    for sliceable in (True, False):
+        engine = Pretended(scheduler(sliceable=sliceable))
+        for i in range(32):
+            engine.scheduler.add(make(range(i * 1000, i * 1000 + 200), turns=(100,)))
+        engine.run()
+        assert engine.steps == 4
+
+
 def test_nobody_starves_while_a_popular_prefix_keeps_coming():
     engine = Pretended(scheduler(rows=2, age=5.0))
     popular = list(range(300))
@@ -139,11 +161,17 @@ def test_nobody_starves_while_a_popular_prefix_keeps_coming():
 
 
 def test_bytes_bound_the_rows_and_idle_prefixes_make_room():
-    engine = Pretended(scheduler(bytes=2000, bytes_per_token=10, tree_bytes=1000))
-    for i in range(6):
+    engine = Pretended(scheduler(bytes=2000, bytes_per_token=10, tree_bytes=1200))
+    for i in range(3):
+        engine.scheduler.add(make([*range(i * 100, i * 100 + 40)], max_tokens=20))
+        engine.run()
+    kept = engine.scheduler.tree.entries
+    assert kept == 3
+    assert engine.scheduler.tree.evictions == 0
+    for i in range(3, 9):
         engine.scheduler.add(make([*range(i * 100, i * 100 + 40)], max_tokens=20))
     engine.run()
-    assert len(engine.finished) == 6
+    assert len(engine.finished) == 9
     assert 1 < engine.peak < 6
     assert engine.scheduler.tree.evictions > 0
 
@@ -156,6 +184,52 @@ def test_making_room_does_not_drop_what_the_prefix_is_cut_from():
     engine.run()
     assert len(engine.finished) == 2
     assert engine.scheduler.tree.evictions == 1
+
+
+def test_twins_share_one_row_and_late_ones_hear_the_text_so_far():
+    engine = Pretended(scheduler())
+    heard = [[], [], []]
+    entries = [engine.scheduler.add(make(range(50), twin="a", emit=heard[i].append)) for i in range(2)]
+    other = engine.scheduler.add(make(range(50)))
+    for _ in range(3):  # one builds the prefix, two step
+        engine.turn()
+    entries.append(engine.scheduler.add(make(range(50), twin="a", emit=heard[2].append)))
+    engine.run()
+    assert entries[0] is entries[1] is entries[2] is not other
+    assert engine.steps == 4
+    assert engine.peak == 2
+    assert ["".join(texts) for texts in heard] == ["xxxx"] * 3
+    assert heard[2][0] == "xx"
+    assert engine.scheduler.add(make(range(50), twin="a")) is not entries[0]
+
+
+def test_a_row_stays_until_the_last_of_its_riders_is_gone():
+    s = scheduler()
+    sequences = [make(range(50), twin="a", emit=lambda text: None) for _ in range(3)]
+    entries = [s.add(sequence) for sequence in sequences]
+    Pretended(s).turn()
+    assert not entries[0].drop(sequences[0])
+    assert not entries[1].drop(sequences[2])
+    s.check_integrity()
+    assert entries[0].drop(sequences[1])
+    s.leave([entries[0]], [])
+    s.check_integrity()
+
+
+def test_a_listener_that_fails_cancels_itself_alone(caplog):
+    def broken(text):
+        raise RuntimeError("Event loop is closed")
+
+    engine = Pretended(scheduler())
+    heard = []
+    first, second = make(range(50), twin="a", emit=broken), make(range(50), twin="a", emit=heard.append)
+    engine.scheduler.add(first)
+    engine.scheduler.add(second)
+    engine.run()
+    assert first.cancelled
+    assert not second.cancelled
+    assert "".join(heard) == "xxxx"
+    assert "Event loop is closed" in caplog.text
 
 
 REQUESTS = st.lists(
@@ -173,7 +247,7 @@ def test_whatever_arrives_is_finished_or_cancelled_exactly_once(requests, slicea
     entries, cancelled = [], set()
     for family, shared, own, count, turns in requests:
         prompt = [*range(family * 1000, family * 1000 + shared), *[own] * (own + 1)]
-        sequence = make(prompt, count)
+        sequence = make(prompt, count, turns=(shared,))
         if not s.fits_alone(sequence):
             continue
         entries.append(s.add(sequence))
@@ -194,3 +268,42 @@ def test_whatever_arrives_is_finished_or_cancelled_exactly_once(requests, slicea
     s.tree.clear()
     assert s.tree.bytes == 0
     assert s.reserved == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 3)), min_size=2, max_size=40),
+    st.booleans(),
+    st.integers(1, 4),
+    st.data(),
+)
+def test_every_rider_gets_the_whole_answer_once_unless_it_leaves(requests, sliceable, rows, data):
+    """Twins come and go, rows fail and are run again; who stays hears the same text, from its first character."""
+    s = scheduler(sliceable=sliceable, rows=rows, chunk=16)
+    engine = Pretended(s)
+    heard, entries = {}, {}
+    for kind, turns, action in requests:
+        texts = []
+        sequence = make([*range(70), *[kind] * (kind + 1)], 5, twin=kind or None, emit=texts.append)
+        heard[sequence], entries[sequence] = texts, s.add(sequence)
+        for _ in range(turns):
+            engine.turn()
+        waiting = [rider for entry in [*s.waiting, *s.running] for rider in entry.riders]
+        if action == 1 and waiting:
+            rider = data.draw(st.sampled_from(waiting))
+            entry = entries[rider]
+            if entry.drop(rider):
+                s.leave([entry], [row for row, running in enumerate(s.running) if running is not entry])
+            del heard[rider]
+        elif action == 2 and s.running:
+            s.again(list(s.running))
+        s.check_integrity()
+    engine.run()
+    answered = [rider for entry in engine.finished for rider in entry.riders]
+    assert sorted(map(id, answered)) == sorted(map(id, heard))
+    assert all("".join(texts) == "xxxxx" for texts in heard.values())
+    for entry in engine.finished:
+        for rider in entry.riders:
+            if rider is not entry.sequence:
+                rider.answer_as(entry.sequence)
+            assert (rider.text, rider.finish_reason, rider.tokens) == ("xxxxx", "length", [0] * 5)

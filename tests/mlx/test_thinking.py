@@ -67,13 +67,13 @@ def test_a_guided_answer_has_no_thought_unless_one_is_asked_for(engine):
         assert [type(part) for part in response.message.parts] == [TextPart]
         assert response.usage.reasoning_tokens is None
     sequence = engine.submit(ask(effort=None, response_format=FORMAT)).future.result()
-    low = engine._ready()._store.tokenizer
+    low = engine._ready().intake._store.tokenizer
     prompt = b"".join(low.decode_bytes([token]) for token in sequence.prompt).decode()
     assert prompt.endswith("<think>\n\n</think>\n\n")
 
 
 def test_end_of_text_in_a_thought_closes_it(engine):
-    eos = engine._ready()._renderer._encode("<|im_end|>")[0]
+    eos = engine._ready().intake._renderer._encode("<|im_end|>")[0]
     bias = {"logit_bias": {str(eos): 100}}
     response = engine.complete(ask(response_format=FORMAT, extensions=bias, seed=1, temperature=0.0))
     assert json.loads(response.text)["a"] in (True, False)

@@ -131,8 +131,8 @@ def test_a_call_and_its_result_are_in_the_next_prompt(engine):
         Message(role="tool", parts=(tool_result("abcdefghi", "sunny", name="forecast"),)),
     )
     sequence = engine.submit(ask(messages=messages, max_tokens=4)).future.result()
-    prompt = engine._ready()._renderer
-    text = b"".join(engine._ready()._store.tokenizer.decode_bytes([token]) for token in sequence.prompt).decode()
+    prompt = engine._ready().intake._renderer
+    text = b"".join(engine._ready().intake._store.tokenizer.decode_bytes([token]) for token in sequence.prompt).decode()
     assert prompt
     assert '<tool_call>\n{"name": "forecast", "arguments": {"city": "Lima"}}\n</tool_call>' in text
     assert "sunny" in text

@@ -12,6 +12,7 @@
     ├── MetricError                 a metric that raised or returned something that is no score
     ├── OptimizationError           a run that cannot start or go on
     │   └── OptimizationInterrupted it was told to stop: carries what was found
+    ├── TrackingError               a run that cannot be sent to MLflow
     └── BundleError                 a stored program that is missing, damaged or written for something else
         └── FingerprintError        the program's signatures are not the ones the bundle was made for
 
@@ -36,6 +37,7 @@ __all__ = [
     "SettingsError",
     "SignatureError",
     "ToolkitError",
+    "TrackingError",
     "UnknownNameError",
 ]
 
@@ -107,6 +109,10 @@ class OptimizationError(ToolkitError):
 
 class OptimizationInterrupted(OptimizationError):  # noqa: N818  # nobody made an error
     """A run that was told to stop, by Ctrl-C or its `stop` event."""
+
+
+class TrackingError(ToolkitError):
+    """A run that cannot be sent to MLflow. The run itself is not hurt."""
 
 
 class BundleError(ToolkitError):

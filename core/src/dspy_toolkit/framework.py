@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
-from dspy_toolkit.errors import DataError, MetricError, OptimizationInterrupted, PluginError, UnknownNameError
+from dspy_toolkit.errors import DataError, MetricError, OptimizationError, PluginError, UnknownNameError
 from dspy_toolkit.evaluation import ProgramComparison, ProgramEvaluation, Target
 from dspy_toolkit.evaluation.measuring import Measuring
 from dspy_toolkit.evaluation.rows import AnyData, EvaluationRows, SetName, rows_of
@@ -17,8 +17,10 @@ from dspy_toolkit.metrics import Metric
 from dspy_toolkit.modules import ModuleRegistry, ProjectSignatureConfig
 from dspy_toolkit.optimize import (
     EventSink,
+    Limits,
     OptimizationResult,
     OptimizerType,
+    Runs,
     Situation,
     check_parameters,
     choose,
@@ -29,12 +31,17 @@ from dspy_toolkit.optimize import (
     prepare,
     read_dataset,
 )
+from dspy_toolkit.optimize.again import asked_again, asked_with, going_on, limits_given, rows_again
+from dspy_toolkit.optimize.identity import differences, identity
+from dspy_toolkit.optimize.run import Saved
+from dspy_toolkit.optimize.runs import identity_key
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.program import Program
 from dspy_toolkit.settings import DSPyConfig
 from dspy_toolkit.signatures.registry import SignatureRegistry
 from dspy_toolkit.store import Store, Version
 from dspy_toolkit.task import Task
+from dspy_toolkit.tracking import tracked
 from dspy_toolkit.types import MetricEntry, TaskData, TaskEntry, resolve
 
 __all__ = ["DSPyFramework"]
@@ -55,6 +62,7 @@ class DSPyFramework:
         self.signature_registry = SignatureRegistry(self.plugins)
         self.modules = ModuleRegistry()
         self.store = Store(self.config.store)
+        self.runs = Runs(self.config.runs)
         self._lms: dict[tuple[Any, ...], dspy.LM] = {}
         self._lock = threading.Lock()
         os.environ["DSPY_TOOLKIT_CACHE"] = str(self.config.cache)
@@ -148,6 +156,12 @@ class DSPyFramework:
         rows: Mapping[str, int] | None = None,
         on_event: EventSink | None = None,
         stop: threading.Event | None = None,
+        num_threads: int | None = None,
+        limits: Limits | None = None,
+        max_errors: int | None = None,
+        resume: str | bool = False,
+        save: Callable[[OptimizationResult], Saved] | None = None,
+        asked: Mapping[str, Any] | None = None,
         **parameters: Any,
     ) -> OptimizationResult:
         """Optimize a module and measure it on held-out rows before and after. `module` is left as it was.
@@ -157,6 +171,9 @@ class DSPyFramework:
         is a metric, the name of one, or a list, whose mean counts. `task_type` names the run in its result.
         `optimizer` is a name (`bootstrap` if none is given), or `auto`, which chooses by the data, the metric and the
         model and says why in the result's `reason`. `parameters` are the optimizer's.
+        The run is recorded in the folder `runs`; `limits`, `max_errors` and `save` are those of
+        `dspy_toolkit.optimize.optimize`. `resume` goes on with a recorded run, that of an id or, where True, the newest
+        that was asked to do the same; limits may differ. `asked` is what else would ask for it, for the record.
         Raises DataError, OptimizationError, OptimizationInterrupted (with what was found), UnknownNameError.
         """
         if isinstance(module, str):
@@ -170,29 +187,54 @@ class DSPyFramework:
         if name.lower() != OptimizerType.AUTO:
             # A typing mistake is told before a model is loaded.
             check_parameters(resolve(find_optimizer(self.plugins, name).entry.optimizer), name, parameters)
-        data = prepare(dataset, module, rows=rows, seed=self._seed(seed))
+        seed, num_threads = self._seed(seed), num_threads or self.config.num_threads
+        max_errors = self.config.max_errors if max_errors is None else max_errors
+        options = {
+            "optimizer": name,
+            "model": model or self.config.model,
+            "seed": seed,
+            "rows": dict(rows or {}),
+            "parameters": dict(parameters),
+            "num_threads": num_threads,
+            "limits": limits_given(limits),
+            "max_errors": max_errors,
+            **(asked or {}),
+        }
+        data = prepare(dataset, module, rows=rows, seed=seed)
         metric, lm = self.metric(metrics), self.lm(model)
         if name.lower() == OptimizerType.AUTO:
             choice = choose(Situation.of(module, data, metric, lm, task_type=task_type))
             name, reason, parameters = choice.optimizer, choice.reason, {**choice.parameters, **parameters}
-        found = find_optimizer(self.plugins, name)
-        return optimize(
-            module,
-            data=data,
-            metric=metric,
-            optimizer=resolve(found.entry.optimizer),
-            optimizer_name=found.entry.name,
-            parameters=parameters,
-            lm=lm,
-            adapter=self.adapter(),
-            seed=self._seed(seed),
-            num_threads=self.config.num_threads,
-            task=task_type,
-            reason=reason,
-            connect=self.lm,
-            on_event=on_event,
-            stop=stop,
-        )
+        found = find_optimizer(self.plugins, name).entry
+        function = resolve(found.optimizer)
+        decided: dict[str, Any] = {
+            "program": module,
+            "data": data,
+            "parameters": check_parameters(function, found.name, parameters),
+            "lm": lm,
+            "adapter": self.adapter(),
+            "seed": seed,
+            "task": task_type,
+        }
+        if resume is True:
+            resume = self._unfinished(identity(**decided, metric=metric.name, optimizer=found.name))
+        with self.runs.open(resume or None) as journal, tracked(journal.folder, self.config, on_event):
+            return optimize(
+                **decided,
+                metric=metric,
+                optimizer=function,
+                optimizer_name=found.name,
+                num_threads=num_threads,
+                reason=reason,
+                connect=self.lm,
+                on_event=on_event,
+                stop=stop,
+                limits=limits,
+                max_errors=max_errors,
+                journal=journal,
+                options=options,
+                save=save,
+            )
 
     def optimize_task(
         self,
@@ -207,38 +249,81 @@ class DSPyFramework:
         parameters: Mapping[str, Any] | None = None,
         on_event: EventSink | None = None,
         stop: threading.Event | None = None,
+        num_threads: int | None = None,
+        limits: Limits | None = None,
+        max_errors: int | None = None,
+        resume: str | bool = False,
     ) -> tuple[OptimizationResult, Version]:
         """Optimize what a name stands for, and store the result under it as its next version.
 
         A task brings its own data, metric and defaults; `dataset` and `metrics` replace them. What is no task needs
-        both. Defaults: arguments, then the project's settings, then the task's own. Raises as `optimize_module`.
+        both. Defaults: arguments, then the project's settings, then the task's own; with `resume`, those the run was
+        begun with, and an argument that is another one is an error. Raises as `optimize_module`.
         """
         target = self.target(name, plain=True)
-        project, entry = self.config.project(target.project), target.task and target.task.entry
-        optimizer = optimizer or project.optimizer or (entry.optimizer if entry else "bootstrap")
-        # Parameters belong to the optimizer they were written for.
-        defaults = dict(entry.optimizer_params) if entry and optimizer == entry.optimizer else {}
-        if optimizer == (project.optimizer or (entry.optimizer if entry else "bootstrap")):
-            defaults |= project.optimizer_params
+        run = None if resume is False else self.runs.find(target.name, None if resume is True else resume)
+        given: dict[str, Any] = {
+            "optimizer": optimizer,
+            "model": model,
+            "seed": seed,
+            "num_threads": num_threads,
+            "limits": limits,
+            "max_errors": max_errors,
+        }
+        if run is None:
+            options = {**given, **self._options(target, optimizer, model, rows or {}, parameters or {}, dataset)}
+        else:
+            dataset, metrics = rows_again(run, dataset, metrics)
+            options = asked_again(run, self.plugins, **given, rows=rows or {}, parameters=parameters or {})
         data, example_inputs = self._training_data(target, dataset)
+        stored: list[Version] = []
+
+        def save(result: OptimizationResult) -> Saved:
+            version = self.store.save(result, example_inputs=example_inputs, adapter=self.adapter())
+            stored.append(version)
+            return f"{version.task}@{version.name}", str(version.bundle.path)
+
         try:
             result = self.optimize_module(
                 target.module,
                 data,
                 self._metrics(target, metrics),
                 task_type=target.name,
-                optimizer=optimizer,
-                model=model or project.model,
-                seed=seed,
-                rows={**(entry.rows if entry and dataset is None else {}), **project.rows, **(rows or {})},
                 on_event=on_event,
                 stop=stop,
-                **{**defaults, **(parameters or {})},
+                resume=run.id if run else False,
+                save=save,
+                asked=asked_with(name, dataset, metrics),
+                **options,
             )
-        except OptimizationInterrupted as interruption:
-            raise self._kept(target.name, example_inputs, interruption) from None
-        version = self.store.save(result, example_inputs=example_inputs, adapter=self.adapter())
-        return result, version
+        except OptimizationError as error:
+            told = going_on(name, error, [version.name for version in stored], target.name)
+            raise told from (None if told is error else error)
+        return result, stored[-1]
+
+    def _options(
+        self,
+        target: Target,
+        optimizer: str | None,
+        model: str | None,
+        rows: Mapping[str, int],
+        parameters: Mapping[str, Any],
+        dataset: AnyData | None,
+    ) -> dict[str, Any]:
+        """What is given, over the project's settings, over the task's own."""
+        project, entry = self.config.project(target.project), target.task and target.task.entry
+        optimizer = optimizer or project.optimizer or (entry.optimizer if entry else "bootstrap")
+        # Parameters belong to the optimizer they were written for.
+        defaults = dict(entry.optimizer_params) if entry and optimizer == entry.optimizer else {}
+        if optimizer == (project.optimizer or (entry.optimizer if entry else "bootstrap")):
+            defaults |= project.optimizer_params
+        return {
+            "optimizer": optimizer,
+            "model": model or project.model,
+            "rows": {**(entry.rows if entry and dataset is None else {}), **project.rows, **rows},
+            **defaults,
+            **parameters,
+        }
 
     def _training_data(self, target: Target, dataset: AnyData | None) -> tuple[AnyData, Mapping[str, Any]]:
         """The rows, and the inputs that show what the program is about."""
@@ -253,17 +338,15 @@ class DSPyFramework:
         first = dict((dataset.test if isinstance(dataset, TaskData) else dataset)[0].items())
         return dataset, {name: first[name] for name in input_fields(program) if name in first}
 
-    def _kept(
-        self, name: str, example_inputs: Mapping[str, Any], interruption: OptimizationInterrupted
-    ) -> OptimizationInterrupted:
-        """The interruption, with what it leaves behind stored and told."""
-        kept = "Finished LM calls are kept"
-        partial = interruption.partial
-        if isinstance(partial, OptimizationResult) and partial.program is not None:
-            version = self.store.save(partial, example_inputs=example_inputs, adapter=self.adapter())
-            kept += f", and the best program so far is {name}@{version.name}, not yet measured"
-        return OptimizationInterrupted(
-            f"{interruption} {kept}. The same command again goes on from here.", partial=partial
+    def _unfinished(self, asked: Mapping[str, Any]) -> str:
+        """The newest unfinished run that was asked to do this."""
+        run = self.runs.unfinished(identity_key(asked))
+        if run is not None:
+            return run.id
+        other = self.runs.find(asked["task"])
+        raise OptimizationError(
+            f"No unfinished run was asked to do this. The newest, {other.id}, was asked something else: "
+            f"{'; '.join(differences(other.identity, asked))}."
         )
 
     # --- measuring

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dspy_toolkit.errors import SettingsError, UnknownNameError, closest_first
 
-__all__ = ["DSPyConfig", "ModelProfile", "ProjectConfig", "Setting"]
+__all__ = ["DSPyConfig", "ModelProfile", "ProjectConfig", "Setting", "TrackingConfig"]
 
 FILE = "dspy-toolkit.toml"
 PREFIX = "DSPY_TOOLKIT_"
@@ -54,6 +54,27 @@ class ProjectConfig(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict, description="whatever the project's plugin reads")
 
 
+class TrackingConfig(BaseModel):
+    """Where runs are shown, `[tracking]`: an MLflow server or database. `dump` and `repr` never tell a password."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool | None = Field(default=None, description="send runs to MLflow; none: if it is installed")
+    uri: str | None = Field(
+        default=None, repr=False, description="MLflow server or database; none: a SQLite file beside the runs"
+    )
+    experiment: str | None = Field(default=None, description="MLflow experiment; none: the name of the task's project")
+    traces: int = Field(
+        default=200, ge=0, description="calls per run that become traces, beside each that failed; 0: none at all"
+    )
+
+    @field_serializer("uri")
+    def _public(self, uri: str | None) -> str | None:
+        from dspy_toolkit.tracking.target import public_uri
+
+        return uri and public_uri(uri)
+
+
 class DSPyConfig(BaseSettings):
     """The settings of a framework and all its projects.
 
@@ -83,7 +104,11 @@ class DSPyConfig(BaseSettings):
     )
     seed: int = Field(default=0, ge=0, description="seed of every draw")
     num_threads: int = Field(default=4, ge=1, le=256, description="examples evaluated at the same time")
-    max_errors: int = Field(default=10, ge=0, description="failing examples that end a run")
+    max_errors: int | None = Field(
+        default=None, ge=0, description="failing rows a run may have; one more ends it; none: any number"
+    )
+
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="where runs are shown: MLflow")
 
     def __init__(self, *, config_file: Path | str | None = None, **arguments: Any):
         """`config_file` replaces the search for one; `arguments` win over everything."""
@@ -247,7 +272,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"The settings file {path} is not valid TOML: {error}.") from error
     if path.name == "pyproject.toml":
         document = document.get("tool", {}).get("dspy-toolkit", {})
-    for key in ("store", "cache"):
+    for key in ("store", "runs", "cache"):
         if isinstance(document.get(key), str):
             document[key] = str(path.absolute().parent / Path(document[key]).expanduser())
     return document
@@ -271,7 +296,7 @@ def _has(values: Any, key: tuple[str, ...]) -> bool:
 
 def _fields_at(cls: type[BaseModel], key: tuple[str, ...]) -> list[str]:
     """The fields allowed at a key: of DSPyConfig itself, or of the profile or project that the key is in."""
-    inside = {"models": ModelProfile, "projects": ProjectConfig}
+    inside = {"models": ModelProfile, "projects": ProjectConfig, "tracking": TrackingConfig}
     return list((inside.get(key[0], cls) if key else cls).model_fields)
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, demos_must_fit, fresh, labelled, stripped
+from dspy_toolkit.optimize.budget import calls_per_row
 from dspy_toolkit.optimize.context import limit_demos
 from dspy_toolkit.optimize.job import OptimizerJob, preflight
 from dspy_toolkit.programs.vote import Vote
@@ -15,6 +16,11 @@ from dspy_toolkit.programs.vote import Vote
 __all__ = ["ensemble"]
 
 
+def _times(*, size: int, num_candidate_programs: int, **_: object) -> int:
+    return min(size, num_candidate_programs)
+
+
+@calls_per_row(_times)
 @preflight(demos_must_fit)
 def ensemble(
     job: OptimizerJob,

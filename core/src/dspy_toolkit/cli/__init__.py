@@ -47,11 +47,27 @@ def main() -> None:
         optimize,
         plugins,
         run,
+        runs,
         signatures,
         tasks,
+        track,
         validate,
     )
 
-    for verb in (demo, optimize, evaluate, compare, run, tasks, signatures, validate, plugins, config, doctor):
+    for verb in (
+        demo,
+        optimize,
+        evaluate,
+        compare,
+        runs,
+        track,
+        run,
+        tasks,
+        signatures,
+        validate,
+        plugins,
+        config,
+        doctor,
+    ):
         verb.add_to(app)
     app()

@@ -55,10 +55,13 @@ def _checks() -> Iterator[Any]:
         except PackageNotFoundError:
             yield Check(name=package, ok=False, detail="not installed", remedy=f"pip install {package}")
 
+    from dspy_toolkit.tracking.doctor import check_tracking
+
     config = DSPyConfig()
     yield Check(name="settings", ok=True, detail=str(config.file) if config.file else "defaults (no settings file)")
     for name in ("store", "cache"):
         yield _writable(name, getattr(config, name))
+    yield check_tracking(config)
 
     plugins = PluginManager()
     for record in plugins.check():

@@ -34,15 +34,16 @@ def edge(as_json: bool) -> Iterator[Output]:
     except ToolkitError as error:
         if os.environ.get("DSPY_TOOLKIT_STRICT"):
             raise
-        fail(output, type(error).__name__, str(error))
+        run = getattr(getattr(error, "partial", None), "run", "")
+        fail(output, type(error).__name__, str(error), **({"run": run} if run else {}))
     except KeyboardInterrupt:
         fail(output, "Interrupted", "Interrupted.")
 
 
-def fail(output: Output, kind: str, message: str) -> None:
+def fail(output: Output, kind: str, message: str, **more: str) -> None:
     """Say what went wrong on stderr (and as the JSON document, if one is expected) and leave with exit code 1."""
     if not output.documented:
-        output.document({"error": {"type": kind, "message": message}})
+        output.document({"error": {"type": kind, "message": message}, **more})
     sys.stdout.flush()
     output.stderr.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)

@@ -1,5 +1,6 @@
 """`dspy-toolkit optimize`: make a task's program better, measured on rows it has not seen."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -7,6 +8,18 @@ import typer
 from dspy_toolkit.cli.edge import Json, edge
 from dspy_toolkit.cli.measuring import Data, Metrics
 from dspy_toolkit.cli.output import Output
+from dspy_toolkit.cli.resume import (
+    EventsFile,
+    MaxCalls,
+    MaxCost,
+    MaxErrors,
+    MaxMinutes,
+    MaxTokens,
+    Resumable,
+    Resume,
+    limits_of,
+    resumed,
+)
 
 if TYPE_CHECKING:
     from dspy_toolkit.framework import DSPyFramework
@@ -17,7 +30,7 @@ __all__ = ["add_to", "result_document", "run_optimization", "score_lines"]
 
 
 def add_to(app: typer.Typer) -> None:
-    @app.command()
+    @app.command(cls=Resumable)
     def optimize(
         task: Annotated[
             str,
@@ -39,11 +52,19 @@ def add_to(app: typer.Typer) -> None:
             list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the optimizer; repeatable.")
         ] = None,
         threads: Annotated[int | None, typer.Option(min=1, help="Examples at the same time.")] = None,
+        resume: Resume = None,
+        max_calls: MaxCalls = None,
+        max_tokens: MaxTokens = None,
+        max_minutes: MaxMinutes = None,
+        max_cost: MaxCost = None,
+        max_errors: MaxErrors = None,
+        events: EventsFile = None,
         as_json: Json = False,
     ) -> None:
         """Optimize a task, or a signature on your rows, and store the result as its next version.
 
-        Ctrl-C keeps what was found; the same command goes on from there, because finished calls are not made again.
+        Every run is recorded (see `dspy-toolkit runs`). Ctrl-C keeps what was found, and --resume goes on from there:
+        finished calls are not made again. A budget ends the search early enough to measure what it found.
         """
         with edge(as_json) as output:
             from dspy_toolkit.cli.values import own_code, pairs
@@ -54,11 +75,12 @@ def add_to(app: typer.Typer) -> None:
             from dspy_toolkit.framework import DSPyFramework
             from dspy_toolkit.settings import DSPyConfig
 
-            framework = DSPyFramework(DSPyConfig(num_threads=threads) if threads else DSPyConfig())
+            framework = DSPyFramework(DSPyConfig())
             result, version = run_optimization(
                 output,
                 framework,
                 task,
+                events=events,
                 dataset=data,
                 metrics=metric,
                 model=model,
@@ -66,27 +88,39 @@ def add_to(app: typer.Typer) -> None:
                 seed=seed,
                 rows=drawn,
                 parameters=parameters,
+                num_threads=threads,
+                limits=limits_of(max_calls, max_tokens, max_minutes, max_cost),
+                max_errors=max_errors,
+                resume=resumed(resume),
             )
             output.document(result_document(framework, model, result, version))
-            output.print(*score_lines(result))
+            output.print(*score_lines(result), *budget_lines(framework, result))
             output.print(f"[bold]{version.task}@{version.name}[/] is in {version.bundle.path}")
 
 
 def run_optimization(
-    output: Output, framework: "DSPyFramework", task: str, **options: Any
+    output: Output, framework: "DSPyFramework", task: str, *, events: Path | None = None, **options: Any
 ) -> "tuple[OptimizationResult, Version]":
-    """Run with progress on stderr. An interrupted run raises with a message that says what is kept and how to go on."""
+    """Run with progress on stderr, or with `events` there. An interrupted run raises with a message that says what is
+    kept and how to go on.
+    """
+    from dspy_toolkit.cli.events import EventLines
     from dspy_toolkit.cli.progress import RunProgress
 
+    if events is not None and str(events) == "-":
+        return framework.optimize_task(task, on_event=EventLines(output, events, None), **options)
     with RunProgress(output) as progress:
-        return framework.optimize_task(task, on_event=progress, **options)
+        if events is None:
+            return framework.optimize_task(task, on_event=progress, **options)
+        with EventLines(output, events, progress) as lines:
+            return framework.optimize_task(task, on_event=lines, **options)
 
 
 def result_document(
     framework: "DSPyFramework", model: str | None, result: "OptimizationResult", version: "Version"
 ) -> dict[str, Any]:
     """The JSON of a run: `model` as it was asked for, `resolved_model` as it was found, content and precision named."""
-    asked = framework.config.profile(model or framework.config.project(version.task.partition("/")[0]).model).model
+    asked = framework.config.profile(framework.runs.get(result.run).about["options"]["model"]).model
     return {
         **result.to_dict(),
         "model": asked,
@@ -94,6 +128,21 @@ def result_document(
         "version": version.name,
         "bundle": str(version.bundle.path),
     }
+
+
+def budget_lines(framework: "DSPyFramework", result: "OptimizationResult") -> list[str]:
+    """What a budget that ended the run means, and how to go on."""
+    if result.status != "budget":
+        return []
+    from dspy_toolkit.optimize.again import command, flag, shown
+
+    run = framework.runs.get(result.run)
+    had = run.about["options"]["limits"]
+    larger = " ".join(f"{flag(name)} {2 * shown(name, value):g}" for name, value in had.items())
+    return [
+        f"[yellow]The search ended early: {result.note}.[/] Go on with a larger one:",
+        f"  {command(run)} {larger}",
+    ]
 
 
 def score_lines(result: "OptimizationResult") -> list[str]:

@@ -72,12 +72,18 @@ def find_target(framework: "DSPyFramework", name: str, *, plain: bool = False) -
 
     Raises UnknownNameError (closest first), BundleError, FingerprintError, SignatureError, PluginError.
     """
+    before = name.removesuffix(f"@{PLAIN}")
+    name, plain = before, plain or before != name
     if "->" not in name and Path(name).is_dir():
         return _in_folder(framework, name, plain)
     match = _AT.match(name)
     asked = match["version"] if match else None
+    if plain and asked:
+        raise BundleError(
+            f"{name} is a stored version, but the program before optimization is wanted; leave out @{asked}."
+        )
     source = _source(framework, match["name"] if match else name)
-    if plain or asked == PLAIN or (asked is None and source.name not in framework.store):
+    if plain or (asked is None and source.name not in framework.store):
         return Target(name=source.name, version=None, module=source.plain(), plain=source.plain, task=source.task)
     version = framework.store.get(source.name, asked)
     module = load_program(version.bundle, source.plain)

@@ -1,5 +1,6 @@
 """Evaluating and optimizing programs: data, scores with intervals, runs that can be stopped and gone on with."""
 
+from dspy_toolkit.optimize.budget import calls_per_row
 from dspy_toolkit.optimize.cache import configure_cache
 from dspy_toolkit.optimize.columns import Column
 from dspy_toolkit.optimize.context import ContextWindow, limit_demos
@@ -8,10 +9,13 @@ from dspy_toolkit.optimize.engine import OptimizerEngine
 from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult, evaluate
 from dspy_toolkit.optimize.events import Event, EventKind, EventSink, Stage
 from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.journal import Entry, Journal, read_journal
+from dspy_toolkit.optimize.limits import Limits
 from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
 from dspy_toolkit.optimize.pareto import by_parts, fewer_tokens, less_time, mean_score, pareto_front
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import optimize
+from dspy_toolkit.optimize.runs import Run, Runs, RunStatus
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate, compare, estimate
 from dspy_toolkit.optimize.selection import Choice, OptimizerType, Situation, choose, select_optimizer
 from dspy_toolkit.optimize.set_scores import compare_evaluations, estimate_set, measure
@@ -24,22 +28,29 @@ __all__ = [
     "Comparison",
     "ContextWindow",
     "Dataset",
+    "Entry",
     "ErrorGroup",
     "Evaluation",
     "Event",
     "EventKind",
     "EventSink",
+    "Journal",
+    "Limits",
     "OptimizationResult",
     "OptimizerEngine",
     "OptimizerJob",
     "OptimizerType",
     "RowResult",
+    "Run",
+    "RunStatus",
+    "Runs",
     "ScoreEstimate",
     "Situation",
     "Splits",
     "Stage",
     "Usage",
     "by_parts",
+    "calls_per_row",
     "check_parameters",
     "choose",
     "compare",
@@ -61,6 +72,7 @@ __all__ = [
     "preflight",
     "prepare",
     "read_dataset",
+    "read_journal",
     "select_optimizer",
     "to_examples",
 ]

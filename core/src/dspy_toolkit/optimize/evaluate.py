@@ -10,8 +10,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
 
 import dspy
 from pydantic_core import to_jsonable_python
@@ -25,7 +25,7 @@ from dspy_toolkit.optimize.quiet import quiet
 from dspy_toolkit.optimize.record import Recorder
 from dspy_toolkit.optimize.scores import ScoreEstimate, estimate
 from dspy_toolkit.optimize.set_scores import estimate_set, observations
-from dspy_toolkit.optimize.usage import DeadLM, Meter, StopRequested, Usage
+from dspy_toolkit.optimize.usage import DeadLM, Ended, Meter, StopRequested, Usage
 
 __all__ = ["ErrorGroup", "Evaluation", "RowResult", "evaluate", "group_errors"]
 
@@ -70,12 +70,15 @@ class RowResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorGroup:
-    """Failures of one type: how many, and the first one's row (None outside evaluations) and message."""
+    """Failures of one type: how many, and of the first one its row, its message and, where an answer could not be read,
+    that answer. In a search the row is named in words: `row 7 of the train set`.
+    """
 
     type: str
     count: int
-    row: int | None
+    row: int | str | None
     example: str
+    completion: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +207,10 @@ def evaluate_metered(
             raise OptimizationInterrupted(
                 f"Stopped after {len(finished)} of {len(rows)} rows.", partial=evaluation() if finished else None
             ) from interruption
+        except Ended as ended:  # by `on_row`
+            if isinstance(ended.cause, OptimizationError):
+                ended.cause.partial = evaluation()
+            raise ended.cause from None
         except DeadLM as dead:
             raise OptimizationError(
                 f"The LM {_model(lm)} stopped answering after {len(finished)} of {len(rows)} rows: "
@@ -235,18 +242,27 @@ def _set_score(
     return {"score": score, "row_score": mean, "set_metric": metric, "observations": observed}
 
 
-def group_errors(raised: Sequence[tuple[int | None, Exception | None]]) -> tuple[ErrorGroup, ...]:
-    """The error table: one line per type of error, most frequent first."""
+def group_errors(raised: Sequence[tuple[int | str | None, Exception | None]]) -> tuple[ErrorGroup, ...]:
+    """The error table: one line per type of error, most frequent first, with the first of its kind."""
+    found = [(row, error) for row, error in raised if error is not None]
+    if all(isinstance(row, int) for row, _ in found):  # of an evaluation, whose rows come as they are done
+        found.sort(key=lambda pair: cast(int, pair[0]))
     groups: dict[str, ErrorGroup] = {}
-    for row, error in sorted(((row, each) for row, each in raised if each is not None), key=lambda pair: pair[0] or 0):
+    for row, error in found:
         name = type(error).__name__
         if name in groups:
-            groups[name] = ErrorGroup(
-                type=name, count=groups[name].count + 1, row=groups[name].row, example=groups[name].example
-            )
+            groups[name] = replace(groups[name], count=groups[name].count + 1)
         else:
-            groups[name] = ErrorGroup(type=name, count=1, row=row, example=_message(error))
+            groups[name] = ErrorGroup(
+                type=name, count=1, row=row, example=_message(error), completion=_completion(error)
+            )
     return tuple(sorted(groups.values(), key=lambda group: (-group.count, group.type)))
+
+
+def _completion(error: Exception) -> str | None:
+    """What the LM wrote, where that could not be read."""
+    completion = getattr(error, "lm_response", None)
+    return completion if isinstance(completion, str) else None
 
 
 def _plainly(call: Callable[[], dspy.Prediction]) -> dspy.Prediction:

@@ -1,7 +1,6 @@
 """What a run tells while it goes: one stream of events, enough for a progress bar with time left and best so far."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -25,7 +24,7 @@ class Event:
     `progress` comes when a unit of work is done; `candidate` when the search found something to keep; `note` is a
     message for people. `done` of `total` units of the stage are finished (rows, or steps of the search; `total` is
     None when unknown). `score` is the stage's mean so far, `best` the best so far, both 0-100 or None. `lm_calls`
-    (cache hits left out) and `seconds` count from the start of the run.
+    (cache hits left out) and `seconds` count from the start of the run, which has the id `run` if it has a record.
     """
 
     kind: EventKind
@@ -37,6 +36,7 @@ class Event:
     lm_calls: int = 0
     seconds: float = 0.0
     message: str = ""
+    run: str = ""
 
 
 EventSink = Callable[[Event], None]
@@ -46,16 +46,16 @@ EventSink = Callable[[Event], None]
 class Emitter:
     """Fills in what every event of a run carries and hands it to the sink, one at a time."""
 
-    def __init__(self, sink: EventSink | None, meter: "Meter"):
+    def __init__(self, sink: EventSink | None, meter: "Meter", *, run: str = ""):
         self._sink = sink
-        self._meter = meter
-        self._started = time.perf_counter()
+        self.meter = meter
+        self._run = run
         self._lock = threading.RLock()
         self._best: float | None = None
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self._started
+        return self.meter.seconds
 
     def start(self, stage: Stage, total: int | None, message: str = "") -> None:
         self._emit("stage_started", stage, total=total, message=message)
@@ -93,9 +93,10 @@ class Emitter:
             total=total,
             score=score,
             best=self._best,
-            lm_calls=self._meter.usage.lm_calls,
+            lm_calls=self.meter.usage.lm_calls,
             seconds=self.seconds,
             message=message,
+            run=self._run,
         )
         with self._lock, loud():
             self._sink(event)

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,9 @@ _ROWS = 1_000
 
 _PERIOD = 0.02
 """Seconds between transactions. Waking the writer for each entry would have it fight the run's threads for the GIL."""
+
+_LOOK = 0.5
+"""Seconds to wait for the lock: whoever asks whether a run is written (`is_written`) has it for a moment."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -53,8 +57,9 @@ class Entry:
 class Journal:
     """The record of one run in `folder`, which is made if needed, for this user only. One process writes at a time.
 
-    `append` may be called from any thread. When the disk refuses, the run is not hurt: `on_failure` is called once with
-    one line to tell people, and what comes later is dropped. Raises OptimizationError when another process is writing,
+    `append` may be called from any thread. When the disk refuses, the run is not hurt: `take_trouble` gives one line to
+    tell people, once, `on_failure` is called with it, and what comes later is dropped.
+    Raises OptimizationError when another process is writing,
     or the folder cannot be used.
     """
 
@@ -62,6 +67,7 @@ class Journal:
         self.folder = folder
         self._on_failure = on_failure
         self._failed = False
+        self._trouble = ""
         self._waiting: list[tuple[float, str, str, bytes]] = []
         self._changed = threading.Condition()
         self._hurry = self._closing = False
@@ -69,7 +75,7 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = FileLock(folder / "lock")
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=_LOOK)
         except Timeout:
             raise OptimizationError(
                 f"The run in {folder} is being worked on by another process; wait for it, or stop it first."
@@ -116,6 +122,11 @@ class Journal:
         self._changed.notify_all()
         self._changed.wait_for(lambda: self._stored >= count or not self._thread.is_alive())
 
+    def take_trouble(self) -> str:
+        """What went wrong with writing, if that was not taken yet. For who tells people in a thread of the run."""
+        trouble, self._trouble = self._trouble, ""
+        return trouble
+
     def close(self) -> None:
         """Write what waits and let the folder go. Closing twice does nothing."""
         with self._changed:
@@ -160,11 +171,12 @@ class Journal:
                     )
         except sqlite3.Error as error:
             self._failed = True
+            self._trouble = (
+                f"The record of this run can no longer be written ({error}); the run goes on without. "
+                f"Free some room in {self.folder}: --resume will repeat what came after this."
+            )
             if self._on_failure is not None:
-                self._on_failure(
-                    f"The record of this run can no longer be written ({error}); the run goes on without. "
-                    f"Free some room in {self.folder}: --resume will repeat what came after this."
-                )
+                self._on_failure(self._trouble)
 
 
 def read_journal(folder: Path, *kinds: str, after: int = 0) -> Iterator[Entry]:
@@ -176,18 +188,16 @@ def read_journal(folder: Path, *kinds: str, after: int = 0) -> Iterator[Entry]:
     if not _file(folder).is_file():
         raise OptimizationError(f"There is no record of a run in {folder}.")
     where = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
-    connection = _connect(folder)
     try:
-        found = connection.execute(
-            f"SELECT seq, time, kind, key, data FROM entries WHERE seq > ?{where} ORDER BY seq",
-            (after, *kinds),
-        )
-        for seq, moment, kind, key, data in found:
-            yield Entry(seq=seq, time=moment, kind=kind, key=key, data=json.loads(data))
+        with closing(_connect(folder)) as connection:
+            found = connection.execute(
+                f"SELECT seq, time, kind, key, data FROM entries WHERE seq > ?{where} ORDER BY seq",
+                (after, *kinds),
+            )
+            for seq, moment, kind, key, data in found:
+                yield Entry(seq=seq, time=moment, kind=kind, key=key, data=json.loads(data))
     except (sqlite3.Error, ValueError) as error:
         raise OptimizationError(f"The record {_file(folder)} is damaged: {error}.") from error
-    finally:
-        connection.close()
 
 
 def _file(folder: Path) -> Path:
@@ -196,7 +206,11 @@ def _file(folder: Path) -> Path:
 
 def _connect(folder: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(_file(folder), timeout=30, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(_SCHEMA)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(_SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 
@@ -11,7 +11,10 @@ from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate
 from dspy_toolkit.optimize.usage import Usage
 
-__all__ = ["OptimizationResult"]
+__all__ = ["OptimizationResult", "ResultStatus"]
+
+ResultStatus = Literal["finished", "budget", "interrupted", "failed"]
+"""How a run ended. `budget`: a budget ended it, and the best program until then was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,8 @@ class OptimizationResult:
     `program` is the optimized program, without an LM. `rows` is how many rows of each set were used. `errors` are the
     failures of the search; those of the evaluations are in the evaluations. A result that comes with
     OptimizationInterrupted has what was finished: `optimized` and `comparison` are None, `program` and `baseline` may
-    be. `reason` is why this optimizer was taken, where it was chosen by rule.
+    be. `reason` is why this optimizer was taken, where it was chosen by rule; `run` the id of the run's record, if it
+    has one; `note` what a budget that ended it has to say.
     """
 
     program: dspy.Module | None
@@ -40,6 +44,9 @@ class OptimizationResult:
     errors: tuple[ErrorGroup, ...]
     seconds: float
     reason: str = ""
+    status: ResultStatus = "finished"
+    run: str = ""
+    note: str = ""
 
     @property
     def baseline(self) -> ScoreEstimate | None:
@@ -64,6 +71,9 @@ class OptimizationResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data: everything but the program and the single rows."""
         return {
+            "run": self.run,
+            "status": self.status,
+            "note": self.note,
             "task": self.task,
             "model": self.model,
             "optimizer": self.optimizer,

@@ -45,6 +45,9 @@ class Usage:
     def __sub__(self, other: "Usage") -> "Usage":
         return Usage(**{name: getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__})
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -90,7 +93,8 @@ class Meter(BaseCallback):
     DSPy's usage tracker. Failures in a row are counted for each model: a search may use one LM for the program and
     another for its proposals, and either can die.
 
-    `limits` may be changed between stages; they count from the start of the run. `on_call` is told of every call as it
+    `limits` may be changed between stages; they count from the start of the run. `before` is what the run had asked for
+    and `seconds` how long it had gone on when this meter took over. `on_call` is told of every call as it
     ends, in the thread that made it, so it must be quick and must not raise.
     """
 
@@ -100,9 +104,13 @@ class Meter(BaseCallback):
         *,
         limits: Limits | None = None,
         on_call: Callable[[Call], None] | None = None,
+        before: Callable[[], Usage] = Usage,
+        seconds: float = 0.0,
     ):
         self.limits = limits
         self.on_call = on_call
+        self._before = before
+        self._earlier = seconds
         self._stop = stop
         self._lock = threading.Lock()
         self._started = time.perf_counter()
@@ -146,8 +154,9 @@ class Meter(BaseCallback):
 
     @property
     def usage(self) -> Usage:
+        before = self._before()
         with self._lock:
-            return Usage(
+            return before + Usage(
                 lm_calls=self._generated + self._failures,
                 cache_hits=max(0, self._answered - self._generated),
                 failures=self._failures,
@@ -157,9 +166,14 @@ class Meter(BaseCallback):
             )
 
     @property
+    def committed(self) -> Usage:
+        """`usage` with the calls that are going on."""
+        return self.usage + Usage(lm_calls=self._asking)
+
+    @property
     def seconds(self) -> float:
         """Since the start of the run."""
-        return time.perf_counter() - self._started
+        return self._earlier + time.perf_counter() - self._started
 
     @property
     def last_error(self) -> Exception | None:
@@ -202,11 +216,12 @@ class Meter(BaseCallback):
         _answers.set(None)
         if self.limits is None:
             return
+        before = self._before()
         with self._lock:
             self.limits.check(
-                calls=self._generated + self._failures + self._asking + call.n,
-                tokens=self._input_tokens + self._output_tokens,
-                cost=self._cost,
+                calls=before.lm_calls + self._generated + self._failures + self._asking + call.n,
+                tokens=before.input_tokens + before.output_tokens + self._input_tokens + self._output_tokens,
+                cost=before.cost + self._cost,
             )
             self._asking += call.n
             call.reserved = call.n

@@ -1,16 +1,15 @@
 """What `manifest.json` says: where a program comes from and how good it is."""
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import importlib_metadata
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dspy_toolkit.errors import BundleError
 from dspy_toolkit.optimize.data import plain
+from dspy_toolkit.optimize.identity import packages
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate
 from dspy_toolkit.store.shape import Shape
@@ -70,7 +69,7 @@ class Manifest:
             parameters=plain(dict(result.parameters)),
             seed=result.seed,
             model=_public_name(result.model),
-            packages=_packages(),
+            packages=packages(),
             baseline=result.baseline,
             optimized=result.optimized,
             comparison=result.comparison,
@@ -104,13 +103,6 @@ class Manifest:
 
 
 _ADAPTER = TypeAdapter(Manifest)
-
-
-def _packages() -> dict[str, str]:
-    names = {"dspy", "dspy-toolkit", "pydantic"}
-    names |= {point.dist.name for point in importlib_metadata.entry_points(group="dspy_toolkit") if point.dist}
-    found = {name: importlib_metadata.version(name) for name in sorted(names)}
-    return {"python": platform.python_version(), **found}
 
 
 def _public_name(model: str) -> str:

@@ -14,141 +14,15 @@ sums, which is exact.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx_lm.models import activations, base
 
 from dspy_toolkit_mlx import host
+from dspy_toolkit_mlx.plan import Block, Plan
 
-__all__ = ["FlatLayer", "Plan", "PrefixGroup", "hook"]
-
-SHORT = 16
-"""Rows with at most this many tokens in a step are padded together for attention over tails; longer ones apart."""
-
-
-@dataclass(slots=True)
-class PrefixGroup:
-    """Tokens of a step (indices, or None for all) whose rows share a prefix of `length` tokens."""
-
-    prefix: list[Any]
-    length: int
-    tokens: mx.array | None
-
-
-@dataclass(slots=True)
-class _Block:
-    """Rows whose tails are attended to together: queries padded to `width` tokens a row."""
-
-    gather: mx.array | None
-    rows: mx.array | None
-    width: int
-    count: int
-    reach: mx.array
-    columns: int
-
-
-class Plan:
-    """Where the tokens of one step belong. Built once per step, used by every layer.
-
-    `lengths`, `tails`, `bases`: per row, the tokens of this step, those already in its tail, those in its prefix.
-    """
-
-    def __init__(self, lengths: list[int], tails: list[int], bases: list[int], prefixes: list[list[Any] | None]):
-        rows = len(lengths)
-        count = np.array(lengths)
-        row_of = np.repeat(np.arange(rows), count)
-        starts = np.cumsum(count) - count
-        inside = np.arange(len(row_of)) - starts[row_of]
-        position = np.array(tails)[row_of] + inside
-        self.size = len(row_of)
-        self.rows = rows
-        self.slots = mx.array(row_of)
-        self.positions = mx.array(position)
-        self.offsets = mx.array(position + np.array(bases)[row_of])
-        self.last = mx.array(starts + count - 1)
-        self.columns = int((np.array(tails) + count).max())
-        self.single = self.size == rows
-        self._blocks(count, starts, np.array(tails))
-        self._groups(row_of, bases, prefixes)
-        self._windows: dict[tuple[int, int | None], mx.array] = {}
-
-    def _blocks(self, count: np.ndarray, starts: np.ndarray, tails: np.ndarray) -> None:
-        self.blocks: list[_Block] = []
-        self.order: mx.array | None = None
-        if self.single:
-            reach = mx.array(tails)[:, None, None, None]
-            self.blocks.append(_Block(None, None, 1, self.rows, reach, self.columns))
-            return
-        short = count <= SHORT
-        order = np.zeros(self.size, dtype=np.int64)
-        filled = 0
-        for rows, everyone in ((np.nonzero(short)[0], True), (np.nonzero(~short)[0], False)):
-            if not len(rows):
-                continue
-            width = int(count[rows].max())
-            lines = np.arange(self.rows) if everyone else rows
-            gather = starts[lines][:, None] + np.arange(width)[None, :]
-            real = np.arange(width)[None, :] < np.where(np.isin(lines, rows), count[lines], 0)[:, None]
-            order[gather[real]] = filled + np.nonzero(real.ravel())[0]
-            filled += real.size
-            reach = tails[lines][:, None] + np.arange(width)[None, :]
-            self.blocks.append(
-                _Block(
-                    gather=mx.array(np.where(real, gather, 0)),
-                    rows=None if everyone else mx.array(lines),
-                    width=width,
-                    count=len(lines),
-                    reach=mx.array(reach)[:, None, :, None],
-                    columns=int((tails + count)[rows].max()),
-                )
-            )
-        self.order = mx.array(order)
-
-    def _groups(self, row_of: np.ndarray, bases: list[int], prefixes: list[list[Any] | None]) -> None:
-        numbers: dict[int, int] = {}
-        of_row = [-1 if prefix is None else numbers.setdefault(id(prefix), len(numbers)) for prefix in prefixes]
-        self.groups: list[PrefixGroup] = []
-        self.group_order: mx.array | None = None
-        self.one_group = len(numbers) == 1 and -1 not in of_row
-        of_token = None if self.one_group or not numbers else np.array(of_row)[row_of]
-        order = np.zeros(self.size, dtype=np.int64)
-        filled = 1
-        for number in numbers.values():
-            row = of_row.index(number)
-            prefix = prefixes[row]
-            assert prefix is not None
-            if of_token is None:
-                self.groups.append(PrefixGroup(prefix, bases[row], None))
-                return
-            tokens = np.nonzero(of_token == number)[0]
-            self.groups.append(PrefixGroup(prefix, bases[row], mx.array(tokens)))
-            order[tokens] = filled + np.arange(len(tokens))
-            filled += len(tokens)
-        if numbers:
-            self.group_order = mx.array(order)
-
-    def tail_mask(self, index: int, window: int | None) -> mx.array:
-        """Which tail columns each query of a block sees: (rows, 1, width, columns), True where it does."""
-        key = (index, window)
-        if key not in self._windows:
-            block = self.blocks[index]
-            columns = mx.arange(block.columns)
-            mask = columns <= block.reach
-            if window is not None:
-                mask = mask & (columns > block.reach - window)
-            self._windows[key] = mask
-        return self._windows[key]
-
-    def prefix_mask(self, group: PrefixGroup, window: int) -> mx.array:
-        """Which prefix columns each token of a group sees through a window: (1, 1, tokens, prefix)."""
-        key = (id(group), window)
-        if key not in self._windows:
-            offsets = self.offsets if group.tokens is None else self.offsets[group.tokens]
-            self._windows[key] = mx.arange(group.length)[None] > offsets[:, None] - window
-        return self._windows[key]
+__all__ = ["FlatLayer", "hook"]
 
 
 class FlatLayer:
@@ -186,8 +60,12 @@ class FlatLayer:
         assert plan is not None
         self.keys = self._room(self.keys, keys, plan)
         self.values = self._room(self.values, values, plan)
-        self.keys[plan.slots, :, plan.positions] = keys[:, :, 0]
-        self.values[plan.slots, :, plan.positions] = values[:, :, 0]
+        if plan.single and self.keys.shape[0] == plan.rows:  # one token in every slot: fewer operations than below
+            self.keys = mx.put_along_axis(self.keys, plan.spots, keys, axis=2)
+            self.values = mx.put_along_axis(self.values, plan.spots, values, axis=2)
+        else:
+            self.keys[plan.slots, :, plan.positions] = keys[:, :, 0]
+            self.values[plan.slots, :, plan.positions] = values[:, :, 0]
         return keys, values
 
     @staticmethod
@@ -198,7 +76,8 @@ class FlatLayer:
             assert held is not None
             return held
         more_slots = max(slots, plan.rows)
-        more_columns = max(capacity, -(-max(plan.columns, 1) // 64) * 64)
+        step = 16 * (plan.columns // 256 + 1)  # what is held beyond need stays under a tenth or so
+        more_columns = max(capacity, -(-max(plan.columns, 1) // step) * step)
         if held is None:
             return mx.zeros((more_slots, heads, more_columns, size), new.dtype)
         return mx.pad(held, [(0, more_slots - slots), (0, 0), (0, more_columns - capacity), (0, 0)])
@@ -219,6 +98,10 @@ class FlatLayer:
         flat = queries[:, :, 0]
         if not plan.groups and sinks is None:
             return self._tails_only(flat, scale)[:, :, None]
+        if plan.single and plan.one_group and sinks is None and self.window is None:
+            scores = plan.rows * flat.shape[1] * (plan.groups[0].length + plan.columns)
+            if not host.active(flat, scores):
+                return self._one_group(flat, scale)
         tail, top, total = self._tails(flat * scale)
         if plan.groups:
             out, peak, mass = self._prefixes(flat * scale)
@@ -229,14 +112,14 @@ class FlatLayer:
             total = total + mx.exp(sinks[None, :, None] - top)
         return (tail / total).astype(queries.dtype)[:, :, None]
 
-    def _operands(self, block: _Block) -> tuple[mx.array, mx.array]:
+    def _operands(self, block: Block) -> tuple[mx.array, mx.array]:
         assert self.keys is not None
         assert self.values is not None
         if block.rows is None:
             return self.keys[: block.count, :, : block.columns], self.values[: block.count, :, : block.columns]
         return self.keys[block.rows, :, : block.columns], self.values[block.rows, :, : block.columns]
 
-    def _block_queries(self, flat: mx.array, block: _Block) -> mx.array:
+    def _block_queries(self, flat: mx.array, block: Block) -> mx.array:
         if block.gather is None:
             return flat[:, :, None]
         return flat[block.gather].transpose(0, 2, 1, 3)
@@ -258,6 +141,31 @@ class FlatLayer:
             queries = self._block_queries(flat, block)
             parts.append(mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask))
         return self._order(parts)
+
+    def _one_group(self, flat: mx.array, scale: float) -> mx.array:
+        """One token a row, all rows behind one prefix: the step that is taken most often, in fewer operations."""
+        plan = self.plan
+        assert plan is not None
+        assert self.keys is not None
+        assert self.values is not None
+        old_keys, old_values = plan.groups[0].prefix[self.layer]
+        rows, heads, size = flat.shape
+        kinds = old_keys.shape[1]
+        lined = (flat * scale).reshape(rows, kinds, -1, size)
+        apart = lined.swapaxes(0, 1).reshape(kinds, -1, size)
+        old = (apart @ old_keys[0].swapaxes(-1, -2)).astype(mx.float32)
+        new = lined @ self.keys[:rows, :, : plan.columns].swapaxes(-1, -2) + plan.tail_bias(None)
+
+        def by_row(part: mx.array) -> mx.array:
+            return part.reshape(kinds, rows, -1, part.shape[-1]).swapaxes(0, 1)
+
+        top = mx.maximum(by_row(old.max(axis=-1, keepdims=True)), new.max(axis=-1, keepdims=True))
+        old = mx.exp(old - top.swapaxes(0, 1).reshape(kinds, -1, 1))
+        new = mx.exp(new - top)
+        total = by_row(old.sum(axis=-1, keepdims=True)) + new.sum(axis=-1, keepdims=True)
+        out = by_row(old.astype(flat.dtype) @ old_values[0])
+        out = out + new.astype(flat.dtype) @ self.values[:rows, :, : plan.columns]
+        return (out / total).astype(flat.dtype).reshape(rows, heads, 1, -1)
 
     def _tails(self, flat: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         plan = self.plan

@@ -12,7 +12,7 @@ from typing import Any
 
 from dspy_toolkit.errors import ModelError
 
-__all__ = ["Checkpoint", "TensorHeader", "read_checkpoint"]
+__all__ = ["Checkpoint", "TensorHeader", "read_checkpoint", "read_header"]
 
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "U64": 64, "I64": 64, "U32": 32, "I32": 32, "U16": 16, "I16": 16}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json")
@@ -132,32 +132,43 @@ def _shards(path: Path) -> list[Path]:
     return present
 
 
-def _read_shard(file: Path, digest: "hashlib.blake2b") -> dict[str, TensorHeader]:
+def read_header(file: Path) -> tuple[bytes, dict[str, Any], dict[str, TensorHeader]]:
+    """The header of a safetensors file: its text, what it says of each tensor, and that checked against the size.
+
+    Raises ValueError saying what is wrong with the file, OSError if it cannot be read.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 0 < length <= size - 8:
-            raise ModelError(f"{file} is cut off inside its header ({size:,} bytes). {_complete(file.parent)}")
+            raise ValueError(f"is cut off inside its header ({size:,} bytes)")
         text = stream.read(length)
-        try:
-            header = json.loads(text)
-            described = {name: value for name, value in header.items() if name != "__metadata__"}
-            ends = [value["data_offsets"][1] for value in described.values()]
-            tensors = {name: _tensor(value) for name, value in described.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{file} has a damaged header ({error!r}). {_complete(file.parent)}") from None
-        expected = 8 + length + max(ends, default=0)
-        if size < expected:
-            raise ModelError(
-                f"{file} is cut off: {expected:,} bytes expected, {size:,} there. {_complete(file.parent)}"
-            )
-        digest.update(text)
-        # Both ends of every tensor, so that two trainings of one model have two names.
+    try:
+        header = json.loads(text)
+        described = {name: value for name, value in header.items() if name != "__metadata__"}
+        ends = [value["data_offsets"][1] for value in described.values()]
+        tensors = {name: _tensor(value) for name, value in described.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"has a damaged header ({error!r})") from None
+    expected = 8 + length + max(ends, default=0)
+    if size < expected:
+        raise ValueError(f"is cut off: {expected:,} bytes expected, {size:,} there")
+    return text, described, tensors
+
+
+def _read_shard(file: Path, digest: "hashlib.blake2b") -> dict[str, TensorHeader]:
+    try:
+        text, described, tensors = read_header(file)
+    except ValueError as error:
+        raise ModelError(f"{file} {error}. {_complete(file.parent)}") from None
+    digest.update(text)
+    # Both ends of every tensor, so that two trainings of one model have two names.
+    with file.open("rb") as stream:
         for value in described.values():
             begin, end = value["data_offsets"]
             for position in (begin, max(begin, end - 256)):
-                stream.seek(8 + length + position)
+                stream.seek(8 + len(text) + position)
                 digest.update(stream.read(min(256, end - begin)))
     return tensors
 

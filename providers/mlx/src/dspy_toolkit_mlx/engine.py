@@ -33,7 +33,8 @@ from dspy.lm15 import (
 
 from dspy_toolkit.errors import GrammarError, ModelError
 from dspy_toolkit_mlx.answer import delta, response, usage
-from dspy_toolkit_mlx.loop import EngineLoop, EngineOptions, Inbox
+from dspy_toolkit_mlx.desk import Inbox
+from dspy_toolkit_mlx.loop import EngineLoop, EngineOptions
 from dspy_toolkit_mlx.stats import EngineStats
 from dspy_toolkit_mlx.ticket import Ticket, current_burst, stream_sample
 from dspy_toolkit_mlx.transcript import Piece
@@ -55,8 +56,9 @@ class MLXEngine:
     `max_rows` requests run at once; `max_kv_bytes` bounds keys, values and prefixes (default: read from the machine).
     `max_context` overrides the model's own context length. `default_max_tokens` applies to requests without one.
     `deterministic` runs one row at a time, so that a text never depends on its neighbours, not even in the last bit.
-    `idle_seconds` unloads the model after so long without a request (None: never). `check` runs `check_integrity`
-    after every step (for tests).
+    `idle_seconds` unloads the model after so long without a request (None: never). With `prefix_disk_bytes` above 0,
+    long prefixes that many requests shared are kept on disk for other processes, up to so many bytes. `check` runs
+    `check_integrity` after every step (for tests).
 
     Thread-safe. Raises `dspy.lm15` errors from requests and ModelError from `start`.
     """
@@ -83,6 +85,7 @@ class MLXEngine:
         burst_window: float = 0.002,
         deterministic: bool = False,
         idle_seconds: float | None = None,
+        prefix_disk_bytes: int = 0,
         check: bool = False,
     ):
         self.name = name
@@ -94,6 +97,7 @@ class MLXEngine:
             prefill_chunk=prefill_chunk,
             burst_window=burst_window,
             idle_seconds=idle_seconds,
+            prefix_disk_bytes=prefix_disk_bytes,
             check=check,
         )
         self._load = load
@@ -145,7 +149,7 @@ class MLXEngine:
             except LM15Error:
                 self._stats.count(refused=1)
                 raise
-            if loop.register(tickets):
+            if loop.desk.register(tickets):
                 self._stats.count(submitted=len(tickets))
                 return tickets
             time.sleep(0.001)  # it is just unloading or dying; the next look loads it again or says why not
@@ -184,17 +188,17 @@ class MLXEngine:
     def supports_reasoning(self) -> bool:
         """Whether the model thinks before it answers. Loads the model if it has not been loaded yet."""
         if self._thinks is None:
-            self._thinks = self._ready().thinks
+            self._thinks = self._ready().intake.thinks
         return self._thinks
 
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and answer together. Loads the model if need be."""
-        return self._ready().context_length
+        return self._ready().intake.context_length
 
     def count_tokens(self, messages: Samples[Mapping[str, Any]]) -> int:
         """Tokens of a chat prompt (`{"role", "content"}`) as it would be sent, template included."""
-        return self._ready().count_tokens(messages)
+        return self._ready().intake.count_tokens(messages)
 
     def stats(self) -> dict[str, Any]:
         """What the engine has done and holds, as plain numbers; see EngineStats for the meaning of each."""
@@ -286,7 +290,7 @@ class MLXEngine:
             log.exception("The engine thread of %s died", self.name)
             died = error
         self._renew()
-        loop.abandon(died)
+        loop.desk.abandon(died)
         loop.free()
         return died
 

@@ -35,9 +35,15 @@ def common(a: Tokens, b: Tokens) -> int:
 
 
 class Node:
-    """Tokens `edge` between a parent and here. `depth` counts tokens from the root; `states` those at or below."""
+    """Tokens `edge` between a parent and here. `depth` counts tokens from the root; `states` those at or below.
 
-    __slots__ = ("bytes", "children", "depth", "edge", "last_use", "parent", "pins", "seen", "state", "states", "users")
+    `loners` are the children that only one prompt came through. `turn` marks where a message of a chat begins.
+    """
+
+    __slots__ = (
+        "bytes", "children", "depth", "edge", "last_use", "loners", "parent", "pins", "seen", "state", "states", "turn",
+        "users",
+    )  # fmt: skip
 
     def __init__(self, edge: Tokens, parent: "Node | None", last_use: int = 0):
         self.edge = edge
@@ -45,6 +51,8 @@ class Node:
         self.depth = (parent.depth if parent else 0) + len(edge)
         self.children: dict[int, Node] = {}
         self.seen = 0
+        self.loners = 0
+        self.turn = False
         self.pins = 0
         self.users = 0
         self.state: Any = None
@@ -99,6 +107,7 @@ class PrefixTree:
             elif (shared := common(child.edge, tokens[at:])) < len(child.edge):
                 child = self._split(child, shared)
             child.seen += 1
+            node.loners += {1: 1, 2: -1}.get(child.seen, 0)
             child.last_use = self._clock
             node, at = child, child.depth
         return node
@@ -107,12 +116,21 @@ class PrefixTree:
         """Put a node `length` tokens into the edge of `node`, which keeps its state, pins and children; return it."""
         assert node.parent is not None
         upper = Node(node.edge[:length], node.parent, node.last_use)
-        upper.seen, upper.states = node.seen, node.states
+        upper.seen, upper.states, upper.loners = node.seen, node.states, int(node.seen == 1)
         node.parent.children[node.edge[0]] = upper
         node.edge = node.edge[length:]
         node.parent = upper
         upper.children[node.edge[0]] = node
         return upper
+
+    def at(self, leaf: Node, depth: int) -> Node:
+        """The node that ends `depth` tokens from the root on the path to `leaf`; splits an edge if none does."""
+        below = leaf
+        for node in leaf.path():
+            if node.depth <= depth:
+                return node if node.depth == depth else self._split(below, depth - node.depth)
+            below = node
+        raise ValueError(f"no depth {depth}")
 
     def fork(self, leaf: Node) -> Node:
         """The deepest node on the path to `leaf` that another prompt came through, else the root."""
@@ -140,6 +158,12 @@ class PrefixTree:
         while node.state is None:
             node = next(child for child in node.children.values() if child.states > 0)
         return node
+
+    def shared(self, seen: int, depth: int) -> list[Node]:
+        """Nodes that hold a state, of at least `depth` tokens and so many prompts, the shortest first."""
+        return sorted(
+            (node for node in self._held if node.seen >= seen and node.depth >= depth), key=lambda node: node.depth
+        )
 
     def store(self, node: Node, state: Any, size: int) -> None:
         """Keep a state of `size` bytes at `node`, replacing one that is there. Does not evict: call `trim`."""
@@ -199,6 +223,7 @@ class PrefixTree:
             node = leaf
             while node.parent is not None and not node.children and self._idle(node):
                 del node.parent.children[node.edge[0]]
+                node.parent.loners -= node.seen == 1
                 self.tokens -= len(node.edge)
                 node = node.parent
 
@@ -235,6 +260,7 @@ class PrefixTree:
             below = sum(child.states for child in node.children.values())
             assert node.states == below + (node.state is not None), "states below are miscounted"
             assert node.pins >= 0, "negative pins"
+            assert node.loners == sum(child.seen == 1 for child in node.children.values()), "loners are miscounted"
             assert node.pins == 0 or node.state is not None or node is self._root, "a pinned state is gone"
             for first, child in node.children.items():
                 assert child.edge[0] == first, "a child is filed under another token"

@@ -9,15 +9,17 @@ thread; nothing is computed until the arrays that come back are evaluated.
 """
 
 import copy
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models.base import create_causal_mask
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache, make_prompt_cache
 
-from dspy_toolkit_mlx.attention import FlatLayer, Plan, hook
+from dspy_toolkit_mlx.attention import FlatLayer, hook
+from dspy_toolkit_mlx.plan import Plan
 
 __all__ = ["FlatRunner", "PaddedRunner", "Runner", "make_runner", "state_arrays"]
 
@@ -41,6 +43,17 @@ class Runner(Protocol):
 
     def size(self, state: Any) -> int:
         """Bytes that a state holds."""
+        ...
+
+    def pack(self, state: Any) -> dict[str, mx.array]:
+        """A state as named arrays; those named `*.keys` and `*.values` have the tokens on their third axis.
+
+        Raises TypeError if a state of this model cannot be written down.
+        """
+        ...
+
+    def unpack(self, arrays: Mapping[str, mx.array]) -> Any:
+        """The state that was packed."""
         ...
 
     def join(self, states: Rows[tuple[Any, int]]) -> None:
@@ -141,6 +154,8 @@ class FlatRunner:
         self._tails: list[int] = []
         self._bases: list[int] = []
         self._prefixes: list[list[Any] | None] = []
+        self._plan: Plan | None = None
+        """The last step's, unless rows have come or gone since."""
 
     @property
     def rows(self) -> int:
@@ -171,7 +186,18 @@ class FlatRunner:
     def footprint(self) -> tuple[int, int]:
         return self.size(self.extend(None, [0])), 0
 
+    def pack(self, state: Any) -> dict[str, mx.array]:
+        return {
+            f"{layer}.{name}": array
+            for layer, pair in enumerate(state)
+            for name, array in zip(("keys", "values"), pair, strict=True)
+        }
+
+    def unpack(self, arrays: Mapping[str, mx.array]) -> Any:
+        return [(arrays[f"{layer}.keys"], arrays[f"{layer}.values"]) for layer in range(len(self._layers))]
+
     def join(self, states: Rows[tuple[Any, int]]) -> None:
+        self._plan = None
         for state, length in states:
             self._tails.append(0)
             self._bases.append(length)
@@ -179,7 +205,11 @@ class FlatRunner:
 
     def step(self, pending: Rows[Rows[int]]) -> mx.array:
         lengths = [len(tokens) for tokens in pending]
-        plan = Plan(lengths, self._tails, self._bases, self._prefixes)
+        if self._plan is not None and self._plan.single and sum(lengths) == len(lengths):
+            plan = self._plan.next()
+        else:
+            plan = Plan(lengths, self._tails, self._bases, self._prefixes)
+        self._plan = plan
         for layer in self._layers:
             layer.plan = plan
         tokens = mx.array([token for row in pending for token in row])[:, None]
@@ -188,6 +218,7 @@ class FlatRunner:
         return logits
 
     def leave(self, rows: Rows[int]) -> list[int]:
+        self._plan = None
         gone = set(rows)
         left = self.rows - len(gone)
         holes = [row for row in sorted(gone) if row < left]
@@ -195,11 +226,13 @@ class FlatRunner:
         order = list(range(left))
         for hole, mover in zip(holes, movers, strict=True):
             order[hole] = mover
+        # A row that has not been stepped has nothing to move, nor a slot: MLX would write outside the arrays.
+        moves = [(mover, hole) for mover, hole in zip(movers, holes, strict=True) if self._tails[mover]]
         if left == 0:
             for layer in self._layers:
                 layer.clear()
-        elif holes:
-            source, target = mx.array(movers), mx.array(holes)
+        elif moves:
+            source, target = (mx.array(side) for side in zip(*moves, strict=True))
             for layer in self._layers:
                 layer.move(source, target)
         self._tails = [self._tails[row] for row in order]
@@ -257,6 +290,31 @@ class PaddedRunner:
         keyed = [part for part in parts if getattr(part, "keys", None) is not None]
         per_token = sum((part.keys.nbytes + part.values.nbytes) // part.keys.shape[2] for part in keyed)
         return per_token, sum(part.nbytes for part in parts if part not in keyed)
+
+    def pack(self, state: Any) -> dict[str, mx.array]:
+        packed: dict[str, Any] = {}
+        for layer, cache in enumerate(state):
+            if type(cache) is KVCache:
+                keys, values = cache.keys_and_values()
+                packed |= {f"{layer}.keys": keys, f"{layer}.values": values}
+            elif type(cache) is ArraysCache:
+                parts: list[Any] = cache.cache
+                for index, part in enumerate(parts):
+                    if part is not None:
+                        packed[f"{layer}.{index}"] = part
+            else:
+                raise TypeError(f"{type(cache).__name__} cannot be written down")
+        return packed
+
+    def unpack(self, arrays: Mapping[str, mx.array]) -> Any:
+        caches = make_prompt_cache(self._model)
+        for layer, cache in enumerate(caches):
+            if type(cache) is KVCache:
+                cache.keys, cache.values = arrays[f"{layer}.keys"], arrays[f"{layer}.values"]
+                cache.offset = cache.keys.shape[2]
+            else:
+                cache.cache = [arrays.get(f"{layer}.{index}") for index in range(len(cache.cache))]
+        return caches
 
     def join(self, states: Rows[tuple[Any, int]]) -> None:
         for state, _ in states:

@@ -5,21 +5,40 @@ whatever else is in the batch, and argmax(logits / T + noise) is an exact sample
 """
 
 from collections.abc import Sequence as Rows
+from operator import is_
 from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from dspy_toolkit_mlx.sequence import Sampling, Sequence, TokenChoice, derive
+from dspy_toolkit_mlx.sequence import Sampling, Sequence, TokenChoice
 
 __all__ = ["Sampler", "noise_keys"]
 
 
-def noise_keys(pairs: Rows[tuple[int, int]]) -> mx.array:
-    """Keys (uint32, one row of two per pair) for pairs of (seed, token index)."""
-    mixed = np.array([derive(seed, index) for seed, index in pairs], dtype=np.uint64)
+def noise_keys(seeds: NDArray[np.uint64], indices: NDArray[np.uint64]) -> mx.array:
+    """Keys (uint32, one row of two per pair) for pairs of seed and token index: `derive` of all pairs at once."""
+    mixed = seeds
+    for number in (np.zeros_like(indices), indices):
+        mixed = mixed + (number + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2 ** 64, as is all of this
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed = mixed ^ (mixed >> np.uint64(31))
     return mx.array(mixed.view(np.uint32).reshape(-1, 2))
+
+
+class _Heat:
+    """What the rows' options say about randomness, as arrays that serve until rows come or go."""
+
+    def __init__(self, options: list[Sampling]):
+        self.options = options
+        self.hot = mx.array([[o.temperature > 0] for o in options])
+        self.scale = mx.array([[o.temperature if o.temperature > 0 else 1.0] for o in options])
+        self.seeds = np.array([o.seed % 2**64 for o in options], dtype=np.uint64)
+
+    def serves(self, options: list[Sampling]) -> bool:
+        return len(options) == len(self.options) and all(map(is_, options, self.options))
 
 
 class Sampler:
@@ -30,6 +49,7 @@ class Sampler:
         self.mask_words = (vocab_size + 31) // 32
         bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
         self._table = mx.array(np.where(bits == 1, 0.0, -np.inf).astype(np.float32))
+        self._heat: _Heat | None = None
         self._noise = mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))
 
     def mask(self, logits: mx.array, bitmask: NDArray[np.int32]) -> mx.array:
@@ -44,6 +64,12 @@ class Sampler:
         self, logits: mx.array, rows: Rows[Sequence], bitmask: NDArray[np.int32] | None = None
     ) -> list[TokenChoice]:
         """Choose a token per row of `logits` (rows, vocabulary); `bitmask` (rows, words). Waits for the device."""
+        return self.read(self.pick(logits, rows, bitmask), rows)
+
+    def pick(
+        self, logits: mx.array, rows: Rows[Sequence], bitmask: NDArray[np.int32] | None = None
+    ) -> tuple[mx.array, ...]:
+        """As `choose`, but without waiting: the tokens, and log-probabilities if a row wants some, for `read`."""
         logits = logits.astype(mx.float32)
         raw = logits
         logits = self._adjust(logits, rows)
@@ -53,8 +79,21 @@ class Sampler:
             logits = self._randomize(logits, rows)
         tokens = mx.argmax(logits, axis=-1)
         if all(row.sampling.logprobs is None for row in rows):
-            return [TokenChoice(token, 0.0) for token in _list(tokens)]
-        return self._measure(raw, tokens, rows)
+            return (tokens,)
+        return (tokens, *_measure(raw, tokens, max(row.sampling.logprobs or 0 for row in rows)))
+
+    @staticmethod
+    def read(picked: tuple[mx.array, ...], rows: Rows[Sequence]) -> list[TokenChoice]:
+        """Wait for what `pick` returned, and take it out."""
+        mx.eval(picked)
+        tokens, *measured = (_list(array) for array in picked)
+        if not measured:
+            return [TokenChoice(token, 0.0) for token in tokens]
+        chosen, best, values = measured
+        return [
+            TokenChoice(token, logprob, tuple(zip(top, score, strict=True))[: row.sampling.logprobs or 0])
+            for token, logprob, top, score, row in zip(tokens, chosen, best, values, rows, strict=True)
+        ]
 
     def _adjust(self, logits: mx.array, rows: Rows[Sequence]) -> mx.array:
         for index, row in enumerate(rows):
@@ -90,25 +129,20 @@ class Sampler:
 
     def _randomize(self, logits: mx.array, rows: Rows[Sequence]) -> mx.array:
         options = [row.sampling for row in rows]
-        hot = mx.array([[o.temperature > 0] for o in options])
-        cold = mx.array([[o.temperature if o.temperature > 0 else 1.0] for o in options])
-        shaped = _truncate(logits / cold, options)
-        noise = self._noise(noise_keys([(row.sampling.seed, row.sampled) for row in rows]))
-        return mx.where(hot, shaped + noise, logits)
+        heat = self._heat
+        if heat is None or not heat.serves(options):
+            heat = self._heat = _Heat(options)
+        shaped = _truncate(logits / heat.scale, options)
+        noise = self._noise(noise_keys(heat.seeds, np.array([row.sampled for row in rows], dtype=np.uint64)))
+        return mx.where(heat.hot, shaped + noise, logits)
 
-    @staticmethod
-    def _measure(raw: mx.array, tokens: mx.array, rows: Rows[Sequence]) -> list[TokenChoice]:
-        logprobs = raw - mx.logsumexp(raw, axis=-1, keepdims=True)
-        chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
-        width = max(row.sampling.logprobs or 0 for row in rows)
-        best = mx.argsort(-logprobs, axis=-1)[:, :width] if width else None
-        values = mx.take_along_axis(logprobs, best, axis=-1) if best is not None else None
-        tops = [[]] * len(rows) if best is None else _list(best)
-        scores = [[]] * len(rows) if values is None else _list(values)
-        return [
-            TokenChoice(token, logprob, tuple(zip(top, score, strict=True))[: row.sampling.logprobs or 0])
-            for token, logprob, top, score, row in zip(_list(tokens), _list(chosen), tops, scores, rows, strict=True)
-        ]
+
+def _measure(raw: mx.array, tokens: mx.array, width: int) -> tuple[mx.array, mx.array, mx.array]:
+    """Log-probabilities of the tokens, the `width` likeliest others, and theirs."""
+    logprobs = raw - mx.logsumexp(raw, axis=-1, keepdims=True)
+    chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
+    best = mx.argsort(-logprobs, axis=-1)[:, :width]
+    return chosen, best, mx.take_along_axis(logprobs, best, axis=-1)
 
 
 def _list(values: mx.array) -> list[Any]:

@@ -4,19 +4,25 @@ A sequence waits until the prefix it shares with others (running, waiting or gon
 rows with the rest of its prompt. One prefix is built at a time, a chunk between two steps of the rows.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from dspy_toolkit_mlx.prefix import Node, PrefixTree
 from dspy_toolkit_mlx.sequence import Sequence
+from dspy_toolkit_mlx.transcript import Piece
 
 __all__ = ["Build", "Entry", "Limits", "Scheduler"]
+
+log = logging.getLogger(__name__)
 
 GAIN = 64
 """Tokens that sharing must save (length times the other prompts that came through) before a prefix is built for it."""
 ALONE = 32
-"""Tokens from which a prompt that shares nothing yet is kept for those to come, where states can be cut."""
+"""Tokens from which what is new in a prompt is kept for those to come."""
+CROWD = 4
+"""Branches at a fork from which on they tell what the next will be: if most were taken once, it will be too."""
 
 
 @dataclass(kw_only=True)
@@ -37,14 +43,46 @@ class Limits:
 
 @dataclass(eq=False)
 class Entry:
-    """A sequence's place in the queue, then among the rows. `base` is the pinned prefix that it runs behind."""
+    """A sequence's place in the queue, then among the rows. `base` is the pinned prefix that it runs behind.
+
+    `riders` are those who get the answer: the sequence itself, until it is dropped, and its twins that came later.
+    """
 
     sequence: Sequence
     leaf: Node
+    riders: list[Sequence] = field(default_factory=list)
     base: Node | None = None
     covered: int = 0
     version: int = -1
     target: Node | None = None
+    _ears: dict[int, Callable[[Piece], None]] = field(default_factory=dict)
+
+    def ride(self, rider: Sequence) -> None:
+        """Promise the answer to one more, and tell it the answer so far."""
+        self.riders.append(rider)
+        if rider.emit is not None:
+            self._ears[rider.id] = rider.emit
+            self.sequence.emit = self._tell
+            for piece in self.sequence.transcript.parts:
+                self._tell_one(rider, piece)
+
+    def drop(self, rider: Sequence) -> bool:
+        """Forget one of the riders; whether none is left."""
+        self.riders.remove(rider)
+        self._ears.pop(rider.id, None)
+        return not self.riders
+
+    def _tell(self, piece: Piece) -> None:
+        for rider in self.riders:
+            self._tell_one(rider, piece)
+
+    def _tell_one(self, rider: Sequence, piece: Piece) -> None:
+        if rider.id in self._ears:
+            try:
+                self._ears[rider.id](piece)
+            except Exception as error:  # noqa: BLE001 - the caller's code; the row may be others' too
+                log.warning("A listener failed; its request is cancelled: %r", error)
+                rider.cancelled = True
 
     @property
     def tail(self) -> int:
@@ -77,14 +115,44 @@ class Scheduler:
         self.running: list[Entry] = []
         self.build: Build | None = None
         self._version = 0
+        self._twins: dict[Hashable, Entry] = {}
 
     def add(self, sequence: Sequence) -> Entry:
-        """Queue a sequence. Its prompt but the last token (whose logits it needs) is what it can share."""
-        entry = Entry(sequence, self.tree.insert(sequence.prompt[:-1]))
+        """Queue a sequence, or let it ride with a twin that waits or runs.
+
+        Its prompt but the last token (whose logits it needs) is what it can share with those that are no twins.
+        """
+        entry = None if sequence.twin is None else self._twins.get(sequence.twin)
+        if entry is None:
+            entry = Entry(sequence, self._insert(sequence))
+            if sequence.twin is not None:
+                self._twins[sequence.twin] = entry
+            self._queue(entry)
+        entry.ride(sequence)
+        return entry
+
+    def again(self, entries: list[Entry]) -> None:
+        """Put running entries, whose rows are gone, back into the queue."""
+        for entry in entries:
+            assert entry.base is not None
+            self.tree.unpin(entry.base)
+            entry.base = None
+            entry.leaf = self._insert(entry.sequence)
+            self._queue(entry)
+        gone = set(entries)
+        self.running = [entry for entry in self.running if entry not in gone]
+
+    def _insert(self, sequence: Sequence) -> Node:
+        leaf = self.tree.insert(sequence.prompt[:-1])
+        for turn in [] if self.tree.sliceable else sequence.turns:
+            if ALONE <= turn <= leaf.depth:
+                self.tree.at(leaf, turn).turn = True
+        return leaf
+
+    def _queue(self, entry: Entry) -> None:
         self.tree.hold(entry.leaf)
         self.waiting.append(entry)
         self._version += 1
-        return entry
 
     def fits_alone(self, sequence: Sequence) -> bool:
         """Whether it could run on an empty machine."""
@@ -146,6 +214,13 @@ class Scheduler:
             self.tree.trim()
             self.tree.unpin(build.node)
 
+    def found(self, build: Build, depth: int, state: Any, size: int) -> None:
+        """Store a state of the first `depth` tokens of what is to be built, which was found elsewhere."""
+        node = self.tree.at(build.node, depth)
+        self.abandon()
+        self.tree.store(node, state, size)
+        self._version += 1
+
     def abandon(self) -> None:
         """Forget the prefix that is being built."""
         if self.build is not None:
@@ -157,6 +232,8 @@ class Scheduler:
         """Remove entries, waiting or running. `order` gives the old index of each row that is left, in row order."""
         gone = set(entries)
         for entry in gone:
+            if entry.sequence.twin is not None:
+                del self._twins[entry.sequence.twin]
             if entry.base is None:
                 self.tree.release(entry.leaf)
             else:
@@ -197,33 +274,47 @@ class Scheduler:
     def _ready(self, entry: Entry) -> bool:
         """Whether the state that the entry should run behind exists; decides which that is."""
         if entry.version != self._version:
-            entry.target = self._target(entry.leaf)
+            entry.target = self._target(entry)
             entry.version = self._version
         assert entry.target is not None
         return self.tree.covered(entry.target) is entry.target
 
-    def _target(self, leaf: Node) -> Node:
+    def _target(self, entry: Entry) -> Node:
+        leaf = entry.leaf
         covered = self.tree.covered(leaf)
         path = list(leaf.path())
         best = path[-1]
         for node in reversed(path[:-1]):
             if node.seen >= 2 and (node.depth - best.depth) * (node.seen - 1) >= GAIN:
                 best = node
-        if covered.depth - best.depth >= GAIN:
+        # Rows behind one prefix share its attention, so where states can be cut a few tokens are not worth a split.
+        if covered.depth - best.depth >= (GAIN if self.tree.sliceable else 1):
             best = covered
-        rest = leaf.depth - max(best.depth, covered.depth)
-        alone = best.depth == 0 and self.tree.sliceable and rest >= ALONE
-        return leaf if alone or rest > self.limits.chunk else best
+        have = max(best, covered, key=lambda node: node.depth)
+        if leaf.depth - have.depth > self.limits.chunk:
+            return leaf
+        crowded = have.loners >= CROWD and 2 * have.loners > len(have.children)
+        return best if crowded else self._for_others(entry, best, have)
+
+    def _for_others(self, entry: Entry, best: Node, have: Node) -> Node:
+        """What to keep of a prompt that is the first of its kind: all of it if that can be cut, else up to a turn."""
+        leaf = entry.leaf
+        turn = max((turn for turn in entry.sequence.turns if turn <= leaf.depth), default=0)
+        new = turn - have.depth >= ALONE
+        if self.tree.sliceable:
+            return leaf if new or (have.depth == 0 and leaf.depth >= ALONE) else best
+        return self.tree.at(leaf, turn) if new else best
 
     def _stop(self, target: Node) -> Node:
-        """Where to stop on the way to `target`: where others part who will want a state that cannot be cut."""
+        """Where to stop on the way to `target`: where others part, or may, who want a state that cannot be cut."""
         if self.tree.sliceable:
             return target
         covered = self.tree.covered(target)
         path = list(target.path())
         path = path[: path.index(covered)]
         for node, below in zip(path[:0:-1], path[-2::-1], strict=True):  # downwards
-            if (node.depth - covered.depth) * (node.seen - below.seen) >= GAIN:
+            parting = (node.depth - covered.depth) * (node.seen - below.seen) >= GAIN
+            if parting or (node.turn and node.depth - covered.depth >= ALONE):
                 return node
         return target
 
@@ -258,6 +349,14 @@ class Scheduler:
             assert not entry.sequence.finished, "a finished row still runs"
         for entry in self.waiting:
             assert entry.base is None, "a waiting entry holds a prefix"
+        riders = [rider.id for entry in both for rider in entry.riders]
+        assert len(set(riders)) == len(riders), "somebody rides twice"
+        for entry in both:
+            assert entry.riders, "a row that nobody waits for"
+            assert all(rider.twin == entry.sequence.twin for rider in entry.riders), "a rider is no twin"
+            assert len(entry.riders) == 1 or entry.sequence.twin is not None, "different sequences share a row"
+        twins = {entry.sequence.twin: entry for entry in both if entry.sequence.twin is not None}
+        assert twins == self._twins, "twins have rows of their own, or one that is gone"
         if self.build is not None:
             pins[id(self.build.source)] = pins.get(id(self.build.source), 0) + 1
         assert self.tree.pinned() == sum(pins.values()), "pins are miscounted"

@@ -1,9 +1,9 @@
 """One completion on its way through the engine: its prompt, its options, what it has produced, why it ended."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Sequence as Row
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
@@ -120,13 +120,18 @@ class Guide(Protocol):
         ...
 
 
+_OWN = frozenset({"arrival", "cancelled", "deadline", "emit", "id"})
+"""Fields of a sequence that belong to who asked; the others belong to the answer."""
+
+
 @dataclass(eq=False, kw_only=True)
 class Sequence:
     """A completion. Made by the caller's thread, then owned and changed by the engine thread alone.
 
     `tokens` is the answer so far; `pending` are the tokens at its end (or the prompt's) that the model has not seen.
     `token_bytes` turns a token into its bytes. `finish_reason` is None while it runs. `thought` counts the
-    tokens of the thought.
+    tokens of the thought. Sequences of equal `twin` have the same answer; None is equal to nothing. `turns` are places
+    in the prompt where messages begin: prompts to come are likely to part from this one there.
     """
 
     prompt: tuple[int, ...]
@@ -140,6 +145,8 @@ class Sequence:
     arrival: float = 0.0
     id: int = field(default_factory=lambda: next(_ids))
     emit: Callable[[Piece], None] | None = None
+    twin: Hashable | None = None
+    turns: tuple[int, ...] = ()
 
     tokens: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
@@ -156,9 +163,13 @@ class Sequence:
     transcript: Transcript = field(init=False)
 
     def __post_init__(self) -> None:
-        self.transcript = Transcript(self.stop, self.emit)
+        self.transcript = Transcript(self.stop, self._say)
         if self.guide is not None:
-            self.transcript = Transcript(self.stop, self.emit, self.guide.until, self.guide.staged)
+            self.transcript = Transcript(self.stop, self._say, self.guide.until, self.guide.staged)
+
+    def _say(self, piece: Piece) -> None:
+        if self.emit is not None:
+            self.emit(piece)
 
     @property
     def text(self) -> str:
@@ -167,6 +178,15 @@ class Sequence:
     @property
     def finished(self) -> bool:
         return self.finish_reason is not None
+
+    def answer_as(self, twin: "Sequence") -> None:
+        """Take the finished answer of a twin, whose row this one shared: nothing was computed for it alone."""
+        for item in fields(self):
+            if item.name not in _OWN:
+                setattr(self, item.name, getattr(twin, item.name))
+        self.cached_tokens = len(self.prompt)
+        if self.first_token is not None:
+            self.first_token = max(self.first_token, self.arrival)
 
     def begin(self, covered: int) -> None:
         """Start running: the prefix has `covered` tokens of the prompt; the rest and the forced start are pending."""

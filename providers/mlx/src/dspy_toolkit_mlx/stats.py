@@ -13,8 +13,11 @@ class EngineStats:
 
     Times are sums in seconds over finished requests (divide by `finished`). `prefill_requested` counts the prompt
     tokens of admitted requests, `prefill_computed` those that went through the model, `prefill_shared` those taken
-    from a prefix. `forced_computed` are forced tokens that went through the model; the rest of `tokens_forced` was
-    never computed. `steps` are forward passes over running rows, `prefill_steps` those that only build a prefix.
+    from a prefix or a twin's row. `duplicates_joined` counts requests that shared the row of an equal one that waited
+    or ran (temperature 0); the tokens of such a row are counted once. `forced_computed` are forced tokens that went
+    through the model; the rest of `tokens_forced` was never computed. `steps` are forward passes over running rows,
+    `prefill_steps` those that only build a prefix. `prefixes_read` were taken from disk, `prefixes_kept` written there.
+    `kv_bytes` are held for running rows, `prefix_bytes` for prefixes; `kv_peak_bytes` is the most of both together.
     """
 
     submitted: int = 0
@@ -22,6 +25,7 @@ class EngineStats:
     failed: int = 0
     cancelled: int = 0
     refused: int = 0
+    duplicates_joined: int = 0
     prefill_requested: int = 0
     prefill_computed: int = 0
     prefill_shared: int = 0
@@ -39,8 +43,11 @@ class EngineStats:
     total_seconds: float = 0.0
     step_seconds: float = 0.0
     kv_bytes: int = 0
+    kv_peak_bytes: int = 0
     prefix_bytes: int = 0
     prefix_entries: int = 0
+    prefixes_read: int = 0
+    prefixes_kept: int = 0
     evictions: int = 0
     active_bytes: int = 0
     peak_bytes: int = 0

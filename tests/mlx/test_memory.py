@@ -1,0 +1,52 @@
+"""What is held for many rows behind one prefix: the prefix once, each row's own tokens, and little more."""
+
+import string
+
+import mlx.core as mx
+import pytest
+from dspy.lm15 import Config, Message, Request
+
+from dspy_toolkit_mlx.engine import MLXEngine
+
+SYSTEM = "Your input fields are question and context. Your output field is answer. Be brief and correct. " * 27
+WRITTEN = 50
+
+
+def ask(letter):
+    text = f"[[ ## question ## ]]\n{letter} is what?\n\nRespond with the corresponding output fields."
+    config = Config(max_tokens=WRITTEN, temperature=1.0, seed=3)
+    return Request(model="m", messages=(Message.user(text),), system=SYSTEM, config=config)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_32_rows_hold_a_prefix_of_1500_tokens_once(tiny, before):
+    """Also when one came first and alone, whose whole prompt was kept: it is cut, and goes when room is needed."""
+    requests = [ask(letter) for letter in string.ascii_letters[: 32 + before]]
+    with MLXEngine(tiny.load("llama"), name="m", check=True) as engine:
+        engine.start()
+        for request in requests[:before]:
+            engine.submit(request).future.result()
+        tickets = [engine.submit(request) for request in requests[before:]]
+        prompts = [ticket.future.result().prompt for ticket in tickets]
+        stats = engine.stats()
+        per_token, _ = engine._ready()._runner.footprint()
+    common = next(i for i, tokens in enumerate(zip(*prompts, strict=False)) if len(set(tokens)) > 1)
+    assert common >= 1500
+    own = sum(len(prompt) - common for prompt in prompts) + 32 * WRITTEN
+    kept = before * (len(prompts[0]) * per_token)
+    assert stats["width_peak"] == 32
+    assert stats["kv_peak_bytes"] - kept <= 1.1 * (common + own) * per_token
+    assert stats["kv_peak_bytes"] > (common + own // 2) * per_token
+    assert stats["kv_bytes"] == 0
+
+
+def test_a_cut_prefix_shares_the_memory_of_what_it_is_cut_from(tiny):
+    from dspy_toolkit_mlx.runner import FlatRunner
+
+    runner = FlatRunner(tiny("llama"))
+    state = runner.extend(None, [i % 400 for i in range(2000)])
+    mx.eval(state)
+    before = mx.get_active_memory()
+    cut = runner.cut(state, 1900)
+    mx.eval(cut)
+    assert mx.get_active_memory() - before < 0.1 * runner.size(state)
