@@ -88,7 +88,7 @@ def test_many_at_once_over_one_engine(model, greedy):
         return [text(answer) for answer in await asyncio.gather(*calls)]
 
     assert asyncio.run(burst()) == [greedy[0]] * 8
-    assert provider.engine_for(model).stats()["width_peak"] > 1
+    assert provider.engine_for(model).stats()["duplicates_joined"] > 0  # equal and greedy: they share a row
 
 
 def test_n_samples_in_one_call_differ_and_come_back_with_the_seed(model):
