@@ -25,11 +25,17 @@ from step import tiny_model
 
 from dspy_toolkit_mlx.engine import MLXEngine
 
+DRAFTS: dict[str, Any] = {
+    "draft7": jsonschema.Draft7Validator,
+    "draft2019-09": jsonschema.Draft201909Validator,
+    "draft2020-12": jsonschema.Draft202012Validator,
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("suite", help="the source distribution of jsonschema, a .tar.gz")
-    parser.add_argument("--draft", default="draft2020-12")
+    parser.add_argument("--draft", default="draft2020-12", choices=DRAFTS)
     parser.add_argument("--seeds", type=int, default=2, help="answers per schema")
     parser.add_argument("--max-tokens", type=int, default=60)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, the table on stderr")
@@ -89,7 +95,7 @@ def run(schemas: list[tuple[str, dict[str, Any]]], options: argparse.Namespace) 
             result["outcome"] = "valid"
             for ticket in tickets:
                 text = ticket.future.result().text
-                outcome = _judge(result["schema"], text)
+                outcome = _judge(result["schema"], text, DRAFTS[options.draft])
                 if outcome != "valid":
                     result.update(outcome=outcome, text=text)
     return results
@@ -105,9 +111,9 @@ def _request(schema: dict[str, Any], seed: int, options: argparse.Namespace) -> 
     return Request(model="random", messages=(Message.user("Write one."),), config=config)
 
 
-def _judge(schema: dict[str, Any], text: str) -> str:
+def _judge(schema: dict[str, Any], text: str, draft: Any) -> str:
     try:
-        jsonschema.validate(json.loads(text), schema)
+        draft(schema).validate(json.loads(text))
     except jsonschema.ValidationError:
         return "invalid"
     except ValueError:

@@ -5,7 +5,7 @@ import threading
 
 import dspy
 import pytest
-from tests.core.test_optimizers import EVERY, PROGRAM, ROWS, SMALL, learner, optimizer_of, said, split
+from learners import EVERY, PROGRAM, ROWS, SMALL, learner, optimizer_of, said, split
 
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.metrics import ExactMatch

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.core.test_optimizers import PROGRAM, ROWS, learner, optimizer_of, said, split
+from learners import PROGRAM, ROWS, learner, optimizer_of, said, split
 
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.metrics import ExactMatch

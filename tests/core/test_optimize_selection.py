@@ -128,7 +128,9 @@ def test_feedback_is_found_out_without_the_program():
     assert [gives_feedback(metric, rows, PROGRAM) for metric in asking] == [False, True, True]
     assert [gives_feedback(metric, unlabelled, PROGRAM) for metric in asking] == [None, None, None]
     same = prepare([{**row, "answer": "yes"} for row in ROWS], PROGRAM).train
-    assert gives_feedback(asking[1], same, PROGRAM) is None
+    assert [gives_feedback(metric, same, PROGRAM) for metric in asking] == [False, True, True], "by made-up answers"
+    numbered = dspy.Predict("question -> answer: list[str]")
+    assert gives_feedback(asking[1], same, numbered) is None, "a list is not made up"
     broken = framework(None, lambda gold, pred: pred.nothing)
     assert gives_feedback(broken, rows, PROGRAM) is None
 

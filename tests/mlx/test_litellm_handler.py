@@ -84,11 +84,15 @@ def test_acompletion_both_streams_and_completion_say_the_same(model, greedy):
 
 def test_many_at_once_over_one_engine(model, greedy):
     async def burst() -> list[str]:
-        calls = [litellm.acompletion(model, messages=MESSAGES, max_tokens=20, temperature=0.0) for _ in range(8)]
+        options = {"messages": MESSAGES, "max_tokens": 20, "temperature": 0.0}
+        calls = [litellm.acompletion(model, **options, logprobs=i % 2 == 0) for i in range(8)]
         return [text(answer) for answer in await asyncio.gather(*calls)]
 
+    before = provider.engine_for(model).stats()
     assert asyncio.run(burst()) == [greedy[0]] * 8
-    assert provider.engine_for(model).stats()["duplicates_joined"] > 0  # equal and greedy: they share a row
+    after = provider.engine_for(model).stats()
+    assert after["width_peak"] > 1  # with and without log-probabilities, while equal calls share a row
+    assert after["duplicates_joined"] > before["duplicates_joined"]
 
 
 def test_n_samples_in_one_call_differ_and_come_back_with_the_seed(model):

@@ -37,7 +37,6 @@ def test_32_rows_hold_a_prefix_of_1500_tokens_once(tiny, before):
     assert stats["width_peak"] == 32
     assert stats["kv_peak_bytes"] - kept <= 1.1 * (common + own) * per_token
     assert stats["kv_peak_bytes"] > (common + own // 2) * per_token
-    assert stats["kv_bytes"] == 0
 
 
 def test_a_cut_prefix_shares_the_memory_of_what_it_is_cut_from(tiny):

@@ -20,6 +20,7 @@ from dspy_toolkit.optimize import (
     Limits,
     OptimizationResult,
     OptimizerType,
+    Plan,
     Runs,
     Situation,
     check_parameters,
@@ -28,6 +29,7 @@ from dspy_toolkit.optimize import (
     find_optimizer,
     input_fields,
     optimize,
+    plan,
     prepare,
     read_dataset,
 )
@@ -162,6 +164,7 @@ class DSPyFramework:
         resume: str | bool = False,
         save: Callable[[OptimizationResult], Saved] | None = None,
         asked: Mapping[str, Any] | None = None,
+        planned: Plan | None = None,
         **parameters: Any,
     ) -> OptimizationResult:
         """Optimize a module and measure it on held-out rows before and after. `module` is left as it was.
@@ -174,23 +177,14 @@ class DSPyFramework:
         The run is recorded in the folder `runs`; `limits`, `max_errors` and `save` are those of
         `dspy_toolkit.optimize.optimize`. `resume` goes on with a recorded run, that of an id or, where True, the newest
         that was asked to do the same; limits may differ. `asked` is what else would ask for it, for the record.
+        `planned` is a plan made before; without it the run makes one by itself, without measuring.
         Raises DataError, OptimizationError, OptimizationInterrupted (with what was found), UnknownNameError.
         """
-        if isinstance(module, str):
-            settings = self.modules.config(module)
-            if optimizer is None and settings is not None and settings.optimizer:
-                optimizer, parameters = settings.optimizer, {**settings.optimizer_params, **parameters}
-            module = self.modules.get(module)
-        if isinstance(dataset, str | os.PathLike):
-            dataset = read_dataset(dataset, module)
-        name, reason = optimizer or "bootstrap", ""
-        if name.lower() != OptimizerType.AUTO:
-            # A typing mistake is told before a model is loaded.
-            check_parameters(resolve(find_optimizer(self.plugins, name).entry.optimizer), name, parameters)
+        module, optimizer, parameters = self._module(module, optimizer, parameters)
         seed, num_threads = self._seed(seed), num_threads or self.config.num_threads
         max_errors = self.config.max_errors if max_errors is None else max_errors
         options = {
-            "optimizer": name,
+            "optimizer": optimizer,
             "model": model or self.config.model,
             "seed": seed,
             "rows": dict(rows or {}),
@@ -200,33 +194,20 @@ class DSPyFramework:
             "max_errors": max_errors,
             **(asked or {}),
         }
-        data = prepare(dataset, module, rows=rows, seed=seed)
-        metric, lm = self.metric(metrics), self.lm(model)
-        if name.lower() == OptimizerType.AUTO:
-            choice = choose(Situation.of(module, data, metric, lm, task_type=task_type))
-            name, reason, parameters = choice.optimizer, choice.reason, {**choice.parameters, **parameters}
-        found = find_optimizer(self.plugins, name).entry
-        function = resolve(found.optimizer)
-        decided: dict[str, Any] = {
-            "program": module,
-            "data": data,
-            "parameters": check_parameters(function, found.name, parameters),
-            "lm": lm,
-            "adapter": self.adapter(),
-            "seed": seed,
-            "task": task_type,
-        }
+        decided = self._decided(
+            module, dataset, metrics, task_type, optimizer, model, seed, rows, num_threads, parameters
+        )
         if resume is True:
-            resume = self._unfinished(identity(**decided, metric=metric.name, optimizer=found.name))
+            named = ("program", "data", "parameters", "lm", "adapter", "seed", "task")
+            same = identity(
+                **{name: decided[name] for name in named},
+                metric=decided["metric"].name,
+                optimizer=decided["optimizer_name"],
+            )
+            resume = self._unfinished(same)
         with self.runs.open(resume or None) as journal, tracked(journal.folder, self.config, on_event):
             return optimize(
                 **decided,
-                metric=metric,
-                optimizer=function,
-                optimizer_name=found.name,
-                num_threads=num_threads,
-                reason=reason,
-                connect=self.lm,
                 on_event=on_event,
                 stop=stop,
                 limits=limits,
@@ -234,7 +215,89 @@ class DSPyFramework:
                 journal=journal,
                 options=options,
                 save=save,
+                planned=planned,
             )
+
+    def plan_module(
+        self,
+        module: dspy.Module | str,
+        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example] | str | os.PathLike[str],
+        metrics: AnyMetric | Sequence[AnyMetric],
+        *,
+        task_type: str = "module",
+        optimizer: str | None = None,
+        model: str | None = None,
+        seed: int | None = None,
+        rows: Mapping[str, int] | None = None,
+        num_threads: int | None = None,
+        measure: bool = True,
+        **parameters: Any,
+    ) -> Plan:
+        """What `optimize_module` with the same arguments will take: calls, tokens, minutes, money, with ranges.
+
+        `measure` runs some training rows for about ten seconds (see `dspy_toolkit.optimize.plan`). Raises as
+        `optimize_module` does before its first call.
+        """
+        module, optimizer, parameters = self._module(module, optimizer, parameters)
+        num_threads = num_threads or self.config.num_threads
+        decided = self._decided(
+            module, dataset, metrics, task_type, optimizer, model, self._seed(seed), rows, num_threads, parameters
+        )
+        return plan(**decided, measure=measure)
+
+    def _module(
+        self, module: dspy.Module | str, optimizer: str | None, parameters: Mapping[str, Any]
+    ) -> tuple[dspy.Module, str, dict[str, Any]]:
+        """A module, found if it was named, with the optimizer and parameters it was registered with."""
+        if isinstance(module, str):
+            settings = self.modules.config(module)
+            if optimizer is None and settings is not None and settings.optimizer:
+                optimizer, parameters = settings.optimizer, {**settings.optimizer_params, **parameters}
+            module = self.modules.get(module)
+        return module, optimizer or "bootstrap", dict(parameters)
+
+    def _decided(
+        self,
+        module: dspy.Module,
+        dataset: TaskData | Sequence[Mapping[str, Any] | dspy.Example] | str | os.PathLike[str],
+        metrics: AnyMetric | Sequence[AnyMetric],
+        task_type: str,
+        name: str,
+        model: str | None,
+        seed: int,
+        rows: Mapping[str, int] | None,
+        num_threads: int,
+        parameters: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """What `optimize` and `plan` are both given: everything that was named is found, and `auto` has chosen."""
+        if isinstance(dataset, str | os.PathLike):
+            dataset = read_dataset(dataset, module)
+        reason = ""
+        if name.lower() != OptimizerType.AUTO:
+            # A typing mistake is told before a model is loaded.
+            check_parameters(resolve(find_optimizer(self.plugins, name).entry.optimizer), name, parameters)
+        data = prepare(dataset, module, rows=rows, seed=seed)
+        metric, lm = self.metric(metrics), self.lm(model)
+        if name.lower() == OptimizerType.AUTO:
+            choice = choose(Situation.of(module, data, metric, lm, task_type=task_type))
+            name, reason, parameters = choice.optimizer, choice.reason, {**choice.parameters, **parameters}
+        found = find_optimizer(self.plugins, name).entry
+        function = resolve(found.optimizer)
+        return {
+            "program": module,
+            "data": data,
+            "metric": metric,
+            "optimizer": function,
+            "optimizer_name": found.name,
+            "parameters": check_parameters(function, found.name, parameters),
+            "lm": lm,
+            "adapter": self.adapter(),
+            "seed": seed,
+            "num_threads": num_threads,
+            "task": task_type,
+            "reason": reason,
+            "connect": self.lm,
+        }
 
     def optimize_task(
         self,
@@ -253,6 +316,7 @@ class DSPyFramework:
         limits: Limits | None = None,
         max_errors: int | None = None,
         resume: str | bool = False,
+        planned: Plan | None = None,
     ) -> tuple[OptimizationResult, Version]:
         """Optimize what a name stands for, and store the result under it as its next version.
 
@@ -294,12 +358,40 @@ class DSPyFramework:
                 resume=run.id if run else False,
                 save=save,
                 asked=asked_with(name, dataset, metrics),
+                planned=planned,
                 **options,
             )
         except OptimizationError as error:
             told = going_on(name, error, [version.name for version in stored], target.name)
             raise told from (None if told is error else error)
         return result, stored[-1]
+
+    def plan_task(
+        self,
+        name: str,
+        *,
+        dataset: AnyData | None = None,
+        metrics: AnyMetric | Sequence[AnyMetric] | None = None,
+        optimizer: str | None = None,
+        model: str | None = None,
+        seed: int | None = None,
+        rows: Mapping[str, int] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        num_threads: int | None = None,
+        measure: bool = True,
+    ) -> Plan:
+        """What `optimize_task` with the same arguments will take; see `plan_module`. Nothing is stored."""
+        target = self.target(name, plain=True)
+        return self.plan_module(
+            target.module,
+            self._training_data(target, dataset)[0],
+            self._metrics(target, metrics),
+            task_type=target.name,
+            seed=seed,
+            num_threads=num_threads,
+            measure=measure,
+            **self._options(target, optimizer, model, rows or {}, parameters or {}, dataset),
+        )
 
     def _options(
         self,

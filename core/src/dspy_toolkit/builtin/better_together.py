@@ -16,7 +16,9 @@ from dspy_toolkit.builtin.random_search import random_search
 from dspy_toolkit.builtin.search import Search, fresh, stripped
 from dspy_toolkit.builtin.simba import simba
 from dspy_toolkit.errors import UnknownNameError
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.amount import Amount
+from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.optimize.optimizers import check_parameters
 
 __all__ = ["better_together"]
@@ -48,6 +50,45 @@ def _check(job: OptimizerJob, *, strategy: str, parameters: Mapping[str, Mapping
             check(job, **given)
 
 
+_KEEPING = ("copro", "gepa", "mipro", "simba")
+"""Those that ask the program with the demonstrations it comes with; the others begin without."""
+
+
+def _forecast(
+    job: OptimizerJob, known: Known, *, strategy: str, parameters: Mapping[str, Mapping[str, Any]]
+) -> Forecast:
+    """Each step's own forecast, in turn, with what the one before it leaves in the prompts."""
+    steps = _steps(strategy, parameters)
+    work: list[Work] = []
+    final = Final()
+    for name in [each.strip() for each in strategy.split("->")]:
+        forecast: Forecast = getattr(_STEPS[name], "forecast")(job, known, **steps[name])  # noqa: B009
+        begins = final if name in _KEEPING else Final()
+        work += [
+            dataclasses.replace(
+                each,
+                what=f"{name}: {each.what}",
+                made=each.made + begins.made,
+                labelled=each.labelled + begins.labelled,
+            )
+            for each in forecast.work
+        ]
+        final = forecast.final if name not in ("copro", "gepa") else final
+    count = len(strategy.split("->")) + 1
+    work.append(
+        Work(
+            what="results",
+            rollouts=Amount.of(count * len(job.validation)),
+            made=final.made / 2,
+            labelled=final.labelled / 2,
+            repeats=Amount(0, count * len(job.validation) / 2, count * len(job.validation)),
+            why=f"the program as it is and after each step on {len(job.validation)} validation rows",
+        )
+    )
+    return Forecast(work=tuple(work), final=final)
+
+
+@planned(_forecast)
 @preflight(_check)
 def better_together(
     job: OptimizerJob,

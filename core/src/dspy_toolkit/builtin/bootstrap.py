@@ -7,16 +7,55 @@ import dspy
 from pydantic import Field
 
 from dspy_toolkit.builtin.search import demos_must_fit, fresh, labelled
+from dspy_toolkit.optimize.amount import Amount
 from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstrapped
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 
-__all__ = ["Bootstrapping", "Count", "Positive", "Threshold", "bootstrap"]
+__all__ = ["Bootstrapping", "Count", "Positive", "Threshold", "bootstrap", "shown_at_once"]
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Threshold = Annotated[float, Field(gt=0, le=1)]
 
 
+def shown_at_once(job: OptimizerJob, **wanted: int) -> tuple[int, int]:
+    """How many demonstrations made by the program, and in all, a bootstrapped program may hold."""
+    limited = limit_demos(job, **wanted)
+    labels = limited["max_labeled_demos"] if labelled(job.program, job.train) else 0
+    return limited["max_bootstrapped_demos"], min(labels, len(job.train))
+
+
+def _forecast(
+    job: OptimizerJob,
+    known: Known,
+    *,
+    max_bootstrapped_demos: int,
+    max_labeled_demos: int,
+    max_rounds: int,
+    metric_threshold: float,
+) -> Forecast:
+    wanted, shown = shown_at_once(
+        job, max_bootstrapped_demos=max_bootstrapped_demos, max_labeled_demos=max_labeled_demos
+    )
+    rate = known.rate(metric_threshold, shown=shown > 0)
+    rollouts, made = bootstrapped(len(job.train), wanted, rate, rounds=max_rounds)
+    # The same rows in the same order as the calibration's, so the cache has its answers.
+    asked = len(known.shown if shown else known.bare)
+    work = Work(
+        what="bootstrapping",
+        rollouts=rollouts,
+        labelled=shown,
+        repeats=Amount(0, min(asked, rollouts.expected), min(asked, rollouts.high)),
+        in_turn=True,
+        why=f"until {wanted} of {len(job.train)} rows are accepted, each tried {max_rounds} times at most",
+    )
+    filled = max(0.0, min(shown - made, len(job.train) - made))
+    unchanged = 0.0 if filled else (1 - rate.mean) ** (len(job.train) * max_rounds)
+    return Forecast(work=(work,), final=Final(made=made, labelled=filled, unchanged=unchanged))
+
+
+@planned(_forecast)
 @preflight(demos_must_fit)
 def bootstrap(
     job: OptimizerJob,

@@ -3,11 +3,15 @@
 from typing import Annotated
 
 import dspy
+from dspy.teleprompt.copro_optimizer import BasicGenerateInstruction
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Positive
-from dspy_toolkit.builtin.search import Search, fresh, second_lm, stripped
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.builtin.search import Search, fresh, most_written, second_lm, stripped
+from dspy_toolkit.optimize.amount import Amount
+from dspy_toolkit.optimize.data import signatures_of
+from dspy_toolkit.optimize.forecast import Forecast, Known, Work
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 
 __all__ = ["copro"]
 
@@ -16,6 +20,49 @@ def _check(job: OptimizerJob, *, prompt_model: str | None, **_: object) -> None:
     second_lm(job, prompt_model)
 
 
+def _rounds(depth: int, predictors: int) -> int:
+    """With several predictors every round tries all candidates so far again."""
+    return depth if predictors == 1 else depth * (depth + 1) // 2
+
+
+def _forecast(
+    job: OptimizerJob,
+    known: Known,
+    *,
+    breadth: int,
+    depth: int,
+    init_temperature: float,
+    prompt_model: str | None,
+) -> Forecast:
+    validation = len(job.validation)
+    signatures = list(signatures_of(job.program).values())
+    predictors = len(job.program.predictors())
+    programs = breadth * _rounds(depth, predictors) * predictors
+    asked = breadth * depth - 1
+    # Predictors that come before the one whose instruction is tried, and the same instruction again, repeat prompts.
+    again = programs * validation * (0.0 if predictors == 1 else 0.5)
+    return Forecast(
+        work=(
+            Work(
+                what="candidates",
+                instructed=True,
+                rollouts=Amount.of(programs * validation),
+                repeats=Amount(0, again, programs * validation - validation),
+                why=f"{programs} instructions on {validation} validation rows each",
+            ),
+            Work(
+                what="instructions",
+                calls=Amount(asked, asked, 2 * asked + 2) * predictors,
+                model=prompt_model,
+                most_written=most_written(job, prompt_model),
+                prompt=(BasicGenerateInstruction, {"basic_instruction": signatures[0].instructions}),
+                why=f"{breadth} for each of {depth} rounds and {predictors} predictors, the first being there",
+            ),
+        )
+    )
+
+
+@planned(_forecast)
 @preflight(_check)
 def copro(
     job: OptimizerJob,
@@ -33,9 +80,8 @@ def copro(
     """
     validation = list(job.validation)
     predictors = len(job.program.predictors())
-    # With several predictors every round tries all candidates so far again.
-    rounds = depth if predictors == 1 else depth * (depth + 1) // 2
-    search = Search(job, total=breadth * rounds * predictors * len(validation), rows=len(validation))
+    total = breadth * _rounds(depth, predictors) * predictors * len(validation)
+    search = Search(job, total=total, rows=len(validation))
     # Repeated proposals come from the cache; the rollout id gives each seed cache entries of its own.
     prompting = second_lm(job, prompt_model).copy(rollout_id=job.seed, temperature=init_temperature)
     with search.following():

@@ -6,20 +6,60 @@ from typing import Annotated
 import dspy
 from pydantic import Field
 
-from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold
+from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_once
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, demos_must_fit, fresh, labelled, stripped
+from dspy_toolkit.optimize.amount import NOTHING, Amount
 from dspy_toolkit.optimize.budget import calls_per_row
 from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstrapped, distinct
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.programs.vote import Vote
 
 __all__ = ["ensemble"]
+
+
+def _forecast(
+    job: OptimizerJob,
+    known: Known,
+    *,
+    size: int,
+    num_candidate_programs: int,
+    max_bootstrapped_demos: int,
+    max_labeled_demos: int,
+    metric_threshold: float,
+) -> Forecast:
+    wanted, shown = shown_at_once(
+        job, max_bootstrapped_demos=max_bootstrapped_demos, max_labeled_demos=max_labeled_demos
+    )
+    rows, validation, number = len(job.train), len(job.validation), num_candidate_programs
+    tries, made = bootstrapped(rows, wanted, known.rate(metric_threshold, shown=shown > 0))
+    once = distinct(rows, [tries.expected] * number)
+    repeats = NOTHING if shown else Amount(0, tries.expected * number - once, max(0, tries.high * number - rows))
+    filled = max(0.0, shown - made)
+    bootstrapping = Work(
+        what="bootstrapping",
+        rollouts=tries * number,
+        labelled=shown,
+        repeats=repeats,
+        in_turn=True,
+        why=f"{number} sets of {wanted} accepted of {rows} rows",
+    )
+    candidates = Work(
+        what="candidates",
+        rollouts=Amount.of(number * validation),
+        made=made,
+        labelled=filled,
+        why=f"{number} programs on {validation} validation rows each",
+    )
+    final = Final(made=made, labelled=filled, programs=min(size, number))
+    return Forecast(work=(bootstrapping, candidates), final=final)
 
 
 def _times(*, size: int, num_candidate_programs: int, **_: object) -> int:
     return min(size, num_candidate_programs)
 
 
+@planned(_forecast)
 @calls_per_row(_times)
 @preflight(demos_must_fit)
 def ensemble(

@@ -5,20 +5,25 @@ from typing import Annotated, Any, Literal
 
 import dspy
 from dspy.teleprompt.gepa import InstructionProposer
+from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
+from dspy.teleprompt.gepa.instruction_proposal import ProposeInstruction
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Positive
-from dspy_toolkit.builtin.search import Search, fresh, second_lm, stripped
+from dspy_toolkit.builtin.search import Search, fresh, most_written, second_lm, stripped
 from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.optimize.amount import Amount
 from dspy_toolkit.optimize.context import ContextWindow
+from dspy_toolkit.optimize.data import signatures_of
 from dspy_toolkit.optimize.feedback import gives_feedback
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Forecast, Known, Work, until_score
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.optimize.usage import Ended
 
 __all__ = ["gepa"]
 
-_SILENT = 12
-"""So many reflections without a word of feedback, and the metric has none to give."""
+_SILENT = 6
+"""So many wrong answers without a word of feedback from the first on, and the metric has none to give."""
 
 
 def _check(
@@ -47,6 +52,79 @@ def _check(
     second_lm(job, reflection_lm)
 
 
+def _default_budget(validation: Sequence[Any], size: int) -> int:
+    return 8 * len(validation) + 40 * size
+
+
+def _forecast(
+    job: OptimizerJob,
+    known: Known,
+    *,
+    auto: str | None,
+    max_full_evals: int | None,
+    max_metric_calls: int | None,
+    reflection_lm: str | None,
+    reflection_minibatch_size: int,
+    component_selector: str,
+    stop_at_score: float | None,
+    **_: Any,
+) -> Forecast:
+    train, validation = len(job.train), len(job.validation)
+    size, predictors = min(reflection_minibatch_size, train), len(job.program.predictors())
+    budget = max_metric_calls or _default_budget(job.validation, size)
+    if auto is not None:
+        budget = _by_preset(auto, predictors, validation)
+    elif max_full_evals is not None:
+        budget = max_full_evals * (train + validation)
+    rate = known.rate(1.0)
+    done = 2 - until_score([rate, rate], validation, stop_at_score).expected if stop_at_score is not None else 0.0
+    rollouts = Amount(
+        budget if stop_at_score is None else validation,
+        done * validation + (1 - done) * (budget + size),
+        budget + validation + 2 * size,
+    )
+    perfect = sum(weight * p**size for p, weight in rate.likely())
+    # A minibatch costs its rows twice, and the validation rows if the new instruction did better: one in four does.
+    steps = max(0.0, rollouts.expected - validation) / (size + (1 - perfect) * (size + 0.25 * validation))
+    most = max(0.0, rollouts.high - validation) / size
+    parts = predictors if component_selector == "all" else 1
+    again = max(0.0, steps * size - train * (1 + 0.25 * steps))
+    reflections = Amount(0, steps * (1 - perfect), most)
+    return Forecast(
+        work=(
+            Work(
+                what="rollouts",
+                instructed=True,
+                rollouts=rollouts,
+                repeats=Amount(0, again, max(0.0, rollouts.high - validation)),
+                scorings=reflections * (size * parts),
+                why=f"{budget} metric calls and what the last step goes over"
+                + ("" if stop_at_score is None else f", fewer if a program scores {stop_at_score:g}"),
+            ),
+            Work(
+                what="reflections",
+                calls=Amount(0, reflections.expected * parts, 2 * most * parts),
+                model=reflection_lm,
+                most_written=most_written(job, reflection_lm),
+                prompt=(
+                    ProposeInstruction,
+                    {
+                        "current_instruction": next(iter(signatures_of(job.program).values())).instructions,
+                        "examples_with_feedback": [dict(row.items()) for row in job.train[:size]],
+                    },
+                ),
+                why=f"one for each minibatch of {size} rows that is not all right",
+            ),
+        )
+    )
+
+
+def _by_preset(auto: str, predictors: int, validation: int) -> int:
+    given: Any = dspy.GEPA  # the method needs nothing of an instance
+    return given.auto_budget(None, max(predictors, 1), AUTO_RUN_SETTINGS[auto]["n"], validation)
+
+
+@planned(_forecast)
 @preflight(_check)
 def gepa(
     job: OptimizerJob,
@@ -79,7 +157,7 @@ def gepa(
     train, validation = list(job.train), list(job.validation)
     size = min(reflection_minibatch_size, len(train))
     if auto is None and max_full_evals is None and max_metric_calls is None:
-        max_metric_calls = 8 * len(validation) + 40 * size
+        max_metric_calls = _default_budget(validation, size)
     reflecting = second_lm(job, reflection_lm)
     search = Search(job, total=None, rows=-1, metric=_Heard(job))
     told = _Told(job, search)
@@ -111,16 +189,21 @@ def gepa(
 
 
 class _Heard:
-    """The metric, which must say something when GEPA asks why: a run of silence ends the search."""
+    """The metric, which must say something when GEPA asks why: silence about the first wrong answers ends the search.
+
+    A metric that spoke once may be silent later, and any may be about right answers.
+    """
 
     def __init__(self, job: OptimizerJob):
         self._job = job
         self._silent = 0
+        self._heard = False
 
     def __call__(self, gold: Any, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Any:
         score = self._job.metric(gold, pred, trace, pred_name, pred_trace)
-        if pred_name is not None:
-            self._silent = 0 if score.feedback.strip() else self._silent + 1
+        if pred_name is not None and not self._heard:
+            self._heard = bool(score.feedback.strip())
+            self._silent += not self._heard and score.score < 1
             if self._silent >= _SILENT:
                 raise Ended(_no_feedback(self._job))
         return score

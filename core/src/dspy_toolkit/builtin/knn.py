@@ -10,7 +10,8 @@ from dspy_toolkit.builtin.bootstrap import Bootstrapping, Positive, Threshold
 from dspy_toolkit.builtin.search import NO_LIMIT, check_labelled, demos_must_fit, fresh, labelled
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Rate, Work, bootstrapped
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.programs.nearest import Entry, Nearest, text_of
 
 __all__ = ["knn"]
@@ -22,6 +23,22 @@ def _check(job: OptimizerJob, *, bootstrap: bool, **_: object) -> None:
         check_labelled(job, "knn")
 
 
+def _forecast(
+    job: OptimizerJob, known: Known, *, k: int, bootstrap: bool, max_rounds: int, metric_threshold: float
+) -> Forecast:
+    count, rows = limit_demos(job, k=k)["k"], len(job.train)
+    if not bootstrap:
+        return Forecast(final=Final(labelled=min(count, rows)))
+    shown = min(count, rows) if labelled(job.program, job.train) else 0
+    rate: Rate = known.rate(metric_threshold, shown=shown > 0)
+    rollouts, made = bootstrapped(rows, rows, rate, rounds=max_rounds)
+    why = f"every one of {rows} rows, {max_rounds} times at most"
+    work = Work(what="bootstrapping", rollouts=rollouts, labelled=shown, in_turn=True, why=why)
+    share = made / rows if shown else 1.0
+    return Forecast(work=(work,), final=Final(made=count * share, labelled=count * (1 - share)))
+
+
+@planned(_forecast)
 @preflight(_check)
 def knn(
     job: OptimizerJob,

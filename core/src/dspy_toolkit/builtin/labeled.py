@@ -7,7 +7,8 @@ import dspy
 from dspy_toolkit.builtin.bootstrap import Positive
 from dspy_toolkit.builtin.search import check_labelled, demos_must_fit, fresh
 from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Final, Forecast, Known
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 
 __all__ = ["labeled"]
 
@@ -17,6 +18,11 @@ def _check(job: OptimizerJob, **parameters: object) -> None:
     demos_must_fit(job)
 
 
+def _forecast(job: OptimizerJob, known: Known, *, k: int) -> Forecast:
+    return Forecast(final=Final(labelled=min(limit_demos(job, k=k)["k"], len(job.train))))
+
+
+@planned(_forecast)
 @preflight(_check)
 def labeled(job: OptimizerJob, *, k: Positive = 4) -> dspy.Module:
     """DSPy's LabeledFewShot: `k` training rows as they are, as demonstrations. Makes no LM call.

@@ -1,18 +1,23 @@
 """DSPy's MIPROv2."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import dspy
+from dspy.propose.dataset_summary_generator import DatasetDescriptor
+from dspy.propose.grounded_proposer import DescribeModule
 from dspy.teleprompt.mipro_optimizer_v2 import AUTO_RUN_SETTINGS, MIN_MINIBATCH_SIZE
 from pydantic import Field
 
-from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold
-from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, labelled, second_lm, stripped
+from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_once
+from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, labelled, most_written, second_lm, stripped
 from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.optimize.amount import NOTHING, Amount
 from dspy_toolkit.optimize.context import limit_demos
 from dspy_toolkit.optimize.data import signatures_of
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstrapped, distinct
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 
 __all__ = ["mipro"]
 
@@ -33,6 +38,109 @@ def _check(
         raise OptimizationError("MIPROv2 needs optuna; install it with: pip install 'dspy[optuna]'") from error
 
 
+def _forecast(
+    job: OptimizerJob,
+    known: Known,
+    *,
+    auto: str | None,
+    num_candidates: int,
+    num_trials: int | None,
+    minibatch: bool | None,
+    minibatch_size: int,
+    minibatch_full_eval_steps: int,
+    max_bootstrapped_demos: int,
+    max_labeled_demos: int,
+    metric_threshold: float,
+    **proposing: Any,
+) -> Forecast:
+    wanted, shown = shown_at_once(
+        job, max_bootstrapped_demos=max_bootstrapped_demos, max_labeled_demos=max_labeled_demos
+    )
+    none = not wanted and not shown
+    trials, rows, size = _trials(
+        job, auto=auto, candidates=num_candidates, trials=num_trials, minibatch=minibatch,
+        minibatch_size=minibatch_size, demos=not none,
+    )  # fmt: skip
+    sets = AUTO_RUN_SETTINGS[auto]["n"] if auto else num_candidates
+    instructions = sets if not auto or none else sets // 2
+    full = rows * (1 + _full_evaluations(trials, minibatch_full_eval_steps)) if size else rows
+    rollouts = full + trials * (size or rows)
+    # Trials draw combinations; one drawn again repeats its prompts, as far as the rows are the same.
+    combinations = (instructions * (1 if none else sets)) ** len(job.program.predictors())
+    fresh = distinct(combinations, [1.0] * trials) * (size or rows) * 0.8 + rows
+    demos = 0.0 if none else (wanted + 1) / 2 * (sets - 1 - bool(shown)) / sets
+    return Forecast(
+        work=(
+            _bootstrapping(job, known, sets=sets, wanted=wanted or 3, shown=shown, threshold=metric_threshold),
+            *_proposals(job, instructions=instructions, **proposing),
+            Work(
+                what="trials",
+                instructed=True,
+                rollouts=Amount.of(rollouts),
+                made=demos,
+                labelled=0.0 if none else max(0.0, shown * (sets - 1) / sets - demos),
+                repeats=Amount(0, max(0.0, rollouts - fresh), rollouts - rows),
+                why=f"{trials} trials on {size or rows} of {rows} validation rows each"
+                + (f", {full // rows} evaluations on all" if size else ", and the program as it is"),
+            ),
+        ),
+        final=Final(made=demos, labelled=max(0.0, shown - demos)),
+    )
+
+
+def _bootstrapping(job: OptimizerJob, known: Known, *, sets: int, wanted: int, shown: int, threshold: float) -> Work:
+    """The first set has no demonstrations, the second, where rows have labels, those; the others are made."""
+    rows, rate = len(job.train), known.rate(threshold, shown=shown > 0)
+    sizes = [wanted, *[size for number in range(sets - 2 - bool(shown)) for size in [1 + number % wanted]]]
+    tries = [bootstrapped(rows, size, rate)[0] for size in sizes]
+    total = sum(tries, NOTHING)
+    total = Amount(min(wanted, rows) + len(sizes) - 1, total.expected, total.high)
+    once = distinct(rows, [each.expected for each in tries])
+    return Work(
+        what="bootstrapping",
+        rollouts=total,
+        labelled=shown,
+        repeats=NOTHING if shown else Amount(0, max(0.0, total.expected - once), max(0.0, total.high - rows)),
+        in_turn=True,
+        why=f"{len(sizes)} sets of 1 to {wanted} accepted of {rows} rows",
+    )
+
+
+def _proposals(
+    job: OptimizerJob,
+    *,
+    instructions: int,
+    prompt_model: str | None,
+    view_data_batch_size: int,
+    program_aware_proposer: bool,
+    data_aware_proposer: bool,
+    **_: Any,
+) -> Iterator[Work]:
+    rows, predictors = len(job.train), len(job.program.predictors())
+    if data_aware_proposer:
+        batches = -(-rows // view_data_batch_size)
+        calls = 1 + min(9, batches - 1) + 1
+        yield Work(
+            what="data summary",
+            calls=Amount(min(3, calls), calls, 2 * calls),
+            model=prompt_model,
+            most_written=most_written(job, prompt_model),
+            prompt=(DatasetDescriptor, {"examples": str(list(job.train[:view_data_batch_size]))}),
+            why=f"{batches} batches of {view_data_batch_size} rows, 10 at most, and one call for all",
+        )
+    each = 3 if program_aware_proposer else 1
+    calls = instructions * each * predictors
+    yield Work(
+        what="instructions",
+        calls=Amount(instructions * predictors, calls, 2 * calls),
+        model=prompt_model,
+        most_written=most_written(job, prompt_model),
+        prompt=(DescribeModule, {}),
+        why=f"{each} calls for each of {instructions} instructions and {predictors} predictors",
+    )
+
+
+@planned(_forecast)
 @preflight(_check)
 def mipro(
     job: OptimizerJob,
@@ -70,14 +178,21 @@ def mipro(
     demos = limit_demos(job, max_bootstrapped_demos=max_bootstrapped_demos, max_labeled_demos=max_labeled_demos)
     if not labelled(job.program, job.train):
         demos["max_labeled_demos"] = 0
-    rows = min(len(validation), AUTO_RUN_SETTINGS[auto]["val_size"]) if auto else len(validation)
-    batches = (rows > MIN_MINIBATCH_SIZE if minibatch is None else minibatch) and rows > 1
-    size = min(minibatch_size, rows)
-    found_by = AUTO_RUN_SETTINGS[auto]["n"] if auto else num_candidates
-    trials = (None if auto else num_trials) or _recommended(job.program, found_by, demos=any(demos.values()))
-    total = rows * (trials + 1)
-    if batches:
-        total = size * trials + rows * (trials // minibatch_full_eval_steps + 2)
+    trials, rows, size = _trials(
+        job,
+        auto=auto,
+        candidates=num_candidates,
+        trials=num_trials,
+        minibatch=minibatch,
+        minibatch_size=minibatch_size,
+        demos=any(demos.values()),
+    )
+    batches = size is not None
+    total = (
+        rows * (1 + _full_evaluations(trials, minibatch_full_eval_steps)) + size * trials
+        if batches
+        else rows * (trials + 1)
+    )
     search = Search(job, total=total, rows=rows, metric=job.metric.with_threshold(metric_threshold))
     with search.following():
         optimizer = _MIPROv2(
@@ -99,7 +214,7 @@ def mipro(
             valset=validation,
             num_trials=None if auto else trials,
             minibatch=batches,
-            minibatch_size=size,
+            minibatch_size=size or rows,
             minibatch_full_eval_steps=minibatch_full_eval_steps,
             program_aware_proposer=program_aware_proposer,
             data_aware_proposer=data_aware_proposer,
@@ -153,6 +268,37 @@ class _MIPROv2(dspy.MIPROv2):
                     self._job.note(f"Instructions are proposed without {what}: the prompt would not fit the context.")
         self._job.note("No instruction could be proposed within the model's context; only demonstrations are searched.")
         return {number: [signature.instructions] for number, signature in enumerate(signatures_of(program).values())}
+
+
+def _trials(
+    job: OptimizerJob,
+    *,
+    auto: str | None,
+    candidates: int,
+    trials: int | None,
+    minibatch: bool | None,
+    minibatch_size: int,
+    demos: bool,
+) -> tuple[int, int, int | None]:
+    """How many trials, on how many validation rows in all, and on how many at a time if on fewer."""
+    rows = len(job.validation)
+    if auto:
+        rows, candidates, trials = min(rows, AUTO_RUN_SETTINGS[auto]["val_size"]), AUTO_RUN_SETTINGS[auto]["n"], None
+        minibatch = None  # DSPy's presets decide on that too
+    batches = (rows > MIN_MINIBATCH_SIZE if minibatch is None else minibatch) and rows > 1
+    trials = trials or _recommended(job.program, candidates, demos=demos)
+    return trials, rows, min(minibatch_size, rows) if batches else None
+
+
+def _full_evaluations(trials: int, every: int) -> int:
+    """How often DSPy evaluates on all rows between and after its trials; it counts those as trials too."""
+    last, number, full = trials + trials // every + 1 + (trials % every != 0), 2, 0
+    for _ in range(trials):
+        if number % (every + 1) == 0 or number == last - 1:
+            full += 1
+            number += 1
+        number += 1
+    return full
 
 
 def _recommended(program: dspy.Module, candidates: int, *, demos: bool) -> int:

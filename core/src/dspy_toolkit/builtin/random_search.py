@@ -6,14 +6,71 @@ from typing import Annotated
 import dspy
 from pydantic import Field
 
-from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold
+from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_once
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, demos_must_fit, fresh, labelled, stripped
+from dspy_toolkit.optimize.amount import NOTHING, Amount
 from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstrapped, distinct, until_score
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 
 __all__ = ["random_search"]
 
 
+def _forecast(
+    job: OptimizerJob,
+    known: Known,
+    *,
+    num_candidate_programs: int,
+    max_bootstrapped_demos: int,
+    max_labeled_demos: int,
+    max_rounds: int,
+    metric_threshold: float,
+    stop_at_score: float | None,
+) -> Forecast:
+    wanted, shown = shown_at_once(
+        job, max_bootstrapped_demos=max_bootstrapped_demos, max_labeled_demos=max_labeled_demos
+    )
+    rows, validation = len(job.train), len(job.validation)
+    has_labels = labelled(job.program, job.train)
+    plain = 1 + has_labels  # the program as it is, and with rows as they are: nothing is made for those two
+    right = 1.0 if stop_at_score == 100 else metric_threshold
+    with_demos = known.rate(right, shown=True)
+    rates = [known.rate(right), *[with_demos] * (num_candidate_programs + plain)]
+    scored = until_score(rates, validation, stop_at_score)
+    sizes = [wanted, *[random.Random(seed).randint(1, wanted) for seed in range(num_candidate_programs)]]
+    rate = known.rate(metric_threshold, shown=shown > 0)
+    tried = [bootstrapped(rows, size, rate, rounds=max_rounds)[0] for size in sizes]
+    made = max(0.0, scored.expected - plain) / len(sizes)  # the share of the sets that will be made
+    tries = sum(tried, NOTHING)
+    tries = Amount(0 if stop_at_score is not None else tries.low, made * tries.expected, tries.high)
+    # Without rows as they are every set is made by the same prompts.
+    once = distinct(rows, [each.expected / max_rounds for each in tried]) * max_rounds if not shown else tries.expected
+    repeats = NOTHING if shown else Amount(0, max(0.0, tries.expected - once), max(0.0, tries.high - rows * max_rounds))
+    demos = sum(sizes) / len(sizes)
+    stop = "" if stop_at_score is None else f", fewer if one scores {stop_at_score:g}"
+    return Forecast(
+        work=(
+            Work(
+                what="bootstrapping",
+                rollouts=tries,
+                labelled=shown,
+                repeats=repeats,
+                in_turn=True,
+                why=f"{len(sizes)} sets of 1 to {wanted} accepted of {rows} rows{stop}",
+            ),
+            Work(
+                what="candidates",
+                rollouts=scored * validation,
+                made=demos * (len(rates) - plain) / len(rates),
+                labelled=(max(0.0, shown - demos) * (len(rates) - plain) + shown * has_labels) / len(rates),
+                why=f"{len(rates)} programs on {validation} validation rows each{stop}",
+            ),
+        ),
+        final=Final(made=demos, labelled=max(0.0, shown - demos)),
+    )
+
+
+@planned(_forecast)
 @preflight(demos_must_fit)
 def random_search(
     job: OptimizerJob,

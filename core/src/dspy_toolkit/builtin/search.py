@@ -12,11 +12,25 @@ from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.context import ContextWindow
 from dspy_toolkit.optimize.data import signatures_of
 from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.optimize.selection import SMALL, billions_of
 
-__all__ = ["NO_LIMIT", "Search", "check_labelled", "demos_must_fit", "fresh", "labelled", "second_lm", "stripped"]
+__all__ = [
+    "NO_LIMIT",
+    "Search",
+    "check_labelled",
+    "demos_must_fit",
+    "fresh",
+    "labelled",
+    "most_written",
+    "second_lm",
+    "stripped",
+]
 
 NO_LIMIT = 10**9
 """As DSPy's `max_errors`: a row's failure costs that row; a dead LM is the meter's business."""
+
+WRITTEN = 150
+"""Tokens in which a small model writes an instruction, at most; good ones are shorter."""
 
 _ATTACHED = (
     "candidate_programs", "detailed_results", "flag_compilation_error_occurred", "mb_candidate_programs",
@@ -111,12 +125,24 @@ def stripped(program: dspy.Module) -> dspy.Module:
 
 
 def second_lm(job: OptimizerJob, model: str | None) -> Any:
-    """The LM that a parameter names, or the job's own for None. Raises OptimizationError without a way to connect."""
-    if model is None:
-        return job.lm
-    if job.connect is None:
+    """The LM that writes for the search: the one a parameter names, or the job's own for None.
+
+    A small model writes until it is stopped (one reflection of a 135M model took three minutes), so its answers are
+    bounded to WRITTEN tokens. Raises OptimizationError without a way to connect.
+    """
+    if model is not None and job.connect is None:
         raise OptimizationError(f"The model {model!r} cannot be connected here; give `optimize` a `connect` function.")
-    return job.connect(model)
+    lm = job.lm if model is None else job.connect(model)  # type: ignore[misc]
+    billions = billions_of(str(getattr(lm, "model", "")))
+    most = getattr(lm, "kwargs", {}).get("max_tokens")
+    if billions is None or billions >= SMALL or (most is not None and most <= WRITTEN):
+        return lm
+    return lm.copy(max_tokens=WRITTEN)
+
+
+def most_written(job: OptimizerJob, model: str | None) -> int | None:
+    """Tokens of an answer of the LM that writes, at most, as far as that is set."""
+    return getattr(second_lm(job, model), "kwargs", {}).get("max_tokens")
 
 
 def labelled(program: dspy.Module, rows: Any) -> bool:

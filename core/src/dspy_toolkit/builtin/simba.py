@@ -6,14 +6,17 @@ from typing import Annotated, Any
 
 import dspy
 from dspy.teleprompt.simba import SIMBA
+from dspy.teleprompt.simba_utils import OfferFeedback
 from dspy.utils.callback import BaseCallback
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Count, Positive
-from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, second_lm, stripped
+from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, most_written, second_lm, stripped
 from dspy_toolkit.errors import MetricError
+from dspy_toolkit.optimize.amount import Amount
 from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.job import OptimizerJob, preflight
+from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work
+from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 
 __all__ = ["simba"]
 
@@ -24,6 +27,69 @@ def _check(job: OptimizerJob, *, prompt_model: str | None, **_: object) -> None:
     second_lm(job, prompt_model)
 
 
+def _forecast(
+    job: OptimizerJob,
+    known: Known,
+    *,
+    max_steps: int,
+    bsize: int,
+    num_candidates: int,
+    max_demos: int,
+    prompt_model: str | None,
+    **_: object,
+) -> Forecast:
+    train, validation = len(job.train), len(job.validation)
+    size = min(bsize, train)
+    attempts = max_steps * size * num_candidates
+    tried = max_steps * size * min(num_candidates + 1, size)
+    winners = len({round(number * max_steps / num_candidates) for number in range(num_candidates + 1)})
+    # A rule is written where attempts at a row differ; otherwise the program stays as it is.
+    rate = known.rate(0.5)
+    differ = sum(weight * (1 - p**num_candidates - (1 - p) ** num_candidates) for p, weight in rate.likely())
+    rules = max_steps * min(num_candidates + 1, size) * (0.5 if max_demos else 1.0) * differ
+    later = max(0, attempts - train * num_candidates)
+    demos = min(limit_demos(job, max_demos=max_demos)["max_demos"], max_steps / 4)
+    return Forecast(
+        work=(
+            Work(
+                what="attempts",
+                rollouts=Amount.of(attempts),
+                made=demos,
+                repeats=Amount(0, 0.3 * later, later),
+                why=f"{max_steps} steps, each with {num_candidates} attempts at {size} rows",
+            ),
+            Work(
+                what="candidates",
+                instructed=True,
+                rollouts=Amount(0, tried, tried),
+                made=demos,
+                repeats=Amount(0, tried * 0.5 * (1 - differ), tried - size),
+                why=f"{min(num_candidates + 1, size)} new programs a step on the same rows",
+            ),
+            Work(
+                what="winners",
+                rollouts=Amount.of(winners * (train + validation)),
+                made=demos,
+                # Some steps' best is the program they began with, and rows of a step were asked in it.
+                repeats=Amount(
+                    0, (winners - 1) * (size + (train + validation) / 2), (winners - 1) * (train + validation) + train
+                ),
+                why=f"{winners} programs on {train} training and {validation} validation rows",
+            ),
+            Work(
+                what="rules",
+                calls=Amount(0, rules, 2 * max_steps * size),
+                model=prompt_model,
+                most_written=most_written(job, prompt_model),
+                prompt=(OfferFeedback, {"module_names": []}),
+                why="where attempts at a row differ, a rule instead of a demonstration every other time",
+            ),
+        ),
+        final=Final(made=demos),
+    )
+
+
+@planned(_forecast)
 @preflight(_check)
 def simba(
     job: OptimizerJob,

@@ -23,10 +23,10 @@ from dspy_toolkit.cli.resume import (
 
 if TYPE_CHECKING:
     from dspy_toolkit.framework import DSPyFramework
-    from dspy_toolkit.optimize import OptimizationResult
+    from dspy_toolkit.optimize import OptimizationResult, Plan
     from dspy_toolkit.store import Version
 
-__all__ = ["add_to", "result_document", "run_optimization", "score_lines"]
+__all__ = ["add_to", "result_document", "run_optimization", "score_lines", "show_plan"]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -59,6 +59,11 @@ def add_to(app: typer.Typer) -> None:
         max_cost: MaxCost = None,
         max_errors: MaxErrors = None,
         events: EventsFile = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would take.")] = False,
+        plan: Annotated[bool, typer.Option("--plan", help="Say what the run will take, then run.")] = False,
+        measure: Annotated[
+            bool, typer.Option(help="For a plan, run some training rows for about ten seconds, or no LM call at all.")
+        ] = True,
         as_json: Json = False,
     ) -> None:
         """Optimize a task, or a signature on your rows, and store the result as its next version.
@@ -76,25 +81,29 @@ def add_to(app: typer.Typer) -> None:
             from dspy_toolkit.settings import DSPyConfig
 
             framework = DSPyFramework(DSPyConfig())
+            asked = {
+                "dataset": data, "metrics": metric, "model": model, "optimizer": optimizer, "seed": seed, "rows": drawn,
+                "parameters": parameters, "num_threads": threads,
+            }  # fmt: skip
+            planned = show_plan(output, framework, task, measure, dry_run, **asked) if dry_run or plan else None
+            if dry_run:
+                return
             result, version = run_optimization(
                 output,
                 framework,
                 task,
                 events=events,
-                dataset=data,
-                metrics=metric,
-                model=model,
-                optimizer=optimizer,
-                seed=seed,
-                rows=drawn,
-                parameters=parameters,
-                num_threads=threads,
+                **asked,
+                planned=planned,
                 limits=limits_of(max_calls, max_tokens, max_minutes, max_cost),
                 max_errors=max_errors,
                 resume=resumed(resume),
             )
-            output.document(result_document(framework, model, result, version))
+            told = {"plan": planned.to_dict()} if planned else {}
+            output.document({**result_document(framework, model, result, version), **told})
             output.print(*score_lines(result), *budget_lines(framework, result))
+            if planned and not planned.unknown:
+                output.print(f"planned: {planned.total().calls.expected:.0f} LM calls")
             output.print(f"[bold]{version.task}@{version.name}[/] is in {version.bundle.path}")
 
 
@@ -114,6 +123,21 @@ def run_optimization(
             return framework.optimize_task(task, on_event=progress, **options)
         with EventLines(output, events, progress) as lines:
             return framework.optimize_task(task, on_event=lines, **options)
+
+
+def show_plan(
+    output: Output, framework: "DSPyFramework", task: str, measure: bool, alone: bool, **options: Any
+) -> "Plan":
+    """Say what the run will take: on stderr, or, if that is all that was asked for (`alone`), as the result."""
+    from dspy_toolkit.cli.plan import plan_lines
+
+    planned = framework.plan_task(task, measure=measure, **options)
+    if alone:
+        output.document(planned.to_dict())
+        output.print(*plan_lines(planned, output.stdout.width))
+    else:
+        output.stderr.print(*plan_lines(planned, output.stderr.width), sep="\n")
+    return planned
 
 
 def result_document(

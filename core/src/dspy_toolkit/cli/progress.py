@@ -34,6 +34,7 @@ class RunProgress:
     def __init__(self, output: Output):
         self._output = output
         self._bars: dict[str, TaskID] = {}
+        self._calls_before: dict[str, int] = {}
         self._live = output.stderr.is_terminal
         self._progress = Progress(
             TextColumn("{task.description:<27}"),
@@ -67,10 +68,23 @@ class RunProgress:
             if event.stage not in self._bars:
                 title = _TITLES.get(event.stage, event.stage)
                 self._bars[event.stage] = self._progress.add_task(title, total=event.total, score="")
-            done = event.total if event.kind == "stage_finished" and event.total else event.done
-            self._progress.update(self._bars[event.stage], completed=done, total=event.total, score=shown)
+                self._calls_before[event.stage] = event.lm_calls
+            done, total = self._steps(event)
+            self._progress.update(self._bars[event.stage], completed=done, total=total, score=shown)
         elif event.kind == "stage_finished":
-            calls = f"{event.lm_calls} LM calls so far"
+            planned = "" if event.planned_calls is None else f" of about {event.planned_calls}"
+            calls = f"{event.lm_calls}{planned} LM calls so far"
             self._output.note(
                 f"{_TITLES.get(event.stage, event.stage)}: {shown or 'done'} ({calls}, {event.seconds:.0f} s)"
             )
+
+    def _steps(self, event: "Event") -> tuple[int, int | None]:
+        """Done and total: an optimizer that does not know its steps goes by the calls that were planned for it."""
+        if event.kind == "stage_finished" and event.total:
+            return event.total, event.total
+        if event.total is not None or event.stage != "search" or event.planned_calls is None:
+            return event.done, event.total
+        # What is measured at the end takes about the calls that were made before the search.
+        before = self._calls_before[event.stage]
+        done = event.lm_calls - before
+        return done, max(done, event.planned_calls - 2 * before) or None

@@ -24,7 +24,8 @@ class Event:
     `progress` comes when a unit of work is done; `candidate` when the search found something to keep; `note` is a
     message for people. `done` of `total` units of the stage are finished (rows, or steps of the search; `total` is
     None when unknown). `score` is the stage's mean so far, `best` the best so far, both 0-100 or None. `lm_calls`
-    (cache hits left out) and `seconds` count from the start of the run, which has the id `run` if it has a record.
+    (cache hits left out) and `seconds` count from the start of the run, which has the id `run` if it has a record;
+    `planned_calls` is how many calls the run's plan expects in all, or None.
     """
 
     kind: EventKind
@@ -34,6 +35,7 @@ class Event:
     score: float | None = None
     best: float | None = None
     lm_calls: int = 0
+    planned_calls: int | None = None
     seconds: float = 0.0
     message: str = ""
     run: str = ""
@@ -52,6 +54,7 @@ class Emitter:
         self._run = run
         self._lock = threading.RLock()
         self._best: float | None = None
+        self.planned_calls: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -94,6 +97,7 @@ class Emitter:
             score=score,
             best=self._best,
             lm_calls=self.meter.usage.lm_calls,
+            planned_calls=self.planned_calls,
             seconds=self.seconds,
             message=message,
             run=self._run,

@@ -1,6 +1,6 @@
 """Whether a metric says why, found out without an LM call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -14,29 +14,45 @@ __all__ = ["gives_feedback"]
 
 
 def gives_feedback(metric: Metric, rows: Sequence[dspy.Example], program: dspy.Module) -> bool | None:
-    """Score labels of some rows against others; None when that shows nothing.
+    """Score some predictions against a row; None when that shows nothing.
 
-    It shows nothing where rows have no labels, all have the same, or the metric fails: what a prediction would hold
-    cannot be made up then. Nor for a metric that asks an LM, which is stopped before it does. The metric is called at
-    most twice.
+    Predictions hold the labels of other rows, or, where rows have none or all the same, made-up text and numbers. It
+    shows nothing where outputs are neither (an experiment's configuration is not made up: the metric might run it),
+    or where the metric fails. Nor for a metric that asks an LM, which is stopped before it does. The metric is called
+    at most twice.
     """
-    outputs = list(signatures_of(program).values())[-1].output_fields
-    labels = [name for name in outputs if all(name in row for row in rows)]
-    if not labels or not rows:
+    if not rows:
         return None
-    gold = rows[0]
-    other = next((row for row in rows if any(row[name] != gold[name] for name in labels)), None)
-    if other is None:
+    predictions = _labels(rows, program) or _made_up(program)
+    if not predictions:
         return None
     plain = Metric(metric)  # not the run's recording one: this is no failure of the search
     try:
         with dspy.context(callbacks=[_NoCalls()]):
-            return any(
-                plain.score(gold, dspy.Prediction(**{name: row[name] for name in labels})).feedback.strip()
-                for row in (other, gold)
-            )
+            return any(plain.score(rows[0], each).feedback.strip() for each in predictions)
     except (MetricError, _Asked):
         return None
+
+
+def _labels(rows: Sequence[dspy.Example], program: dspy.Module) -> list[dspy.Prediction]:
+    """Another row's labels and the first row's own, if they differ."""
+    outputs = list(signatures_of(program).values())[-1].output_fields
+    labels = [name for name in outputs if all(name in row for row in rows)]
+    other = next((row for row in rows if any(row[name] != rows[0][name] for name in labels)), None)
+    if other is None:
+        return []
+    return [dspy.Prediction(**{name: row[name] for name in labels}) for row in (other, rows[0])]
+
+
+_MADE_UP: Mapping[Any, tuple[Any, Any]] = {str: ("", "something"), int: (0, 1), float: (0.0, 1.0), bool: (False, True)}
+
+
+def _made_up(program: dspy.Module) -> list[dspy.Prediction]:
+    outputs = list(signatures_of(program).values())[-1].output_fields
+    types = {name: field.annotation for name, field in outputs.items()}
+    if not all(each in _MADE_UP for each in types.values()):
+        return []
+    return [dspy.Prediction(**{name: _MADE_UP[each][number] for name, each in types.items()}) for number in (1, 0)]
 
 
 class _Asked(BaseException):

@@ -3,13 +3,16 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dspy
 
 from dspy_toolkit.metrics.metric import Metric
 
-__all__ = ["OptimizerJob", "preflight"]
+if TYPE_CHECKING:
+    from dspy_toolkit.optimize.forecast import Forecast
+
+__all__ = ["OptimizerJob", "planned", "preflight"]
 
 _Optimizer = TypeVar("_Optimizer", bound=Callable[..., dspy.Module])
 
@@ -68,6 +71,20 @@ def preflight(check: Callable[..., None]) -> Callable[[_Optimizer], _Optimizer]:
 
     def mark(optimizer: _Optimizer) -> _Optimizer:
         setattr(optimizer, "preflight", check)  # noqa: B010  # functions have no declared attributes
+        return optimizer
+
+    return mark
+
+
+def planned(forecast: "Callable[..., Forecast]") -> Callable[[_Optimizer], _Optimizer]:
+    """Have `forecast(job, known, **parameters)` tell what the optimizer will ask for.
+
+    It gets what was measured (`Known`, empty where nothing was) and all parameters, and may be called several times. It
+    must call no LM. An optimizer without one can be used as well as any other; a plan of it says "unknown".
+    """
+
+    def mark(optimizer: _Optimizer) -> _Optimizer:
+        setattr(optimizer, "forecast", forecast)  # noqa: B010  # functions have no declared attributes
         return optimizer
 
     return mark

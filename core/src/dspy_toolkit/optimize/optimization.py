@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, ToolkitError
+from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.before import Before
 from dspy_toolkit.optimize.budget import Budget, prompt_bytes, prompts
 from dspy_toolkit.optimize.context import ContextWindow
@@ -22,6 +23,7 @@ from dspy_toolkit.optimize.failures import Failures
 from dspy_toolkit.optimize.identity import about, identity, state_of
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.limits import BudgetSpent
+from dspy_toolkit.optimize.plan import Plan, plan
 from dspy_toolkit.optimize.quiet import quiet
 from dspy_toolkit.optimize.record import Recorder
 from dspy_toolkit.optimize.result import OptimizationResult, ResultStatus
@@ -66,6 +68,7 @@ class Optimization:
     optimized: Evaluation | None = None
     comparison: Comparison | None = None
     spent: BudgetSpent | None = None
+    planned: Plan | None = None
     _candidates: int = 0
     _done: int = 0
     _notes: set[str] = field(default_factory=set)
@@ -87,11 +90,14 @@ class Optimization:
         """Everything, from the checks to the recorded end."""
         self.metric.check([*self.data.train, *self.data.validation, *self.data.test])
         self.preflight()
+        self.plan()
         if self.record.journal is not None:
             asked = self._identity()
             if self.before is not None:
                 self.before.check(self.id, asked)
             self.record.begin(asked, about(options))
+            if self.planned is not None:
+                self.record.plan(self.planned)
         try:
             self._stages()
         except KeyboardInterrupt as interruption:  # between two stages
@@ -116,6 +122,21 @@ class Optimization:
         if check is not None:
             with self._context():
                 check(self.job(), **self.parameters)
+
+    def plan(self) -> None:
+        """Have progress and the record say what is expected."""
+        if self.planned is None:
+            try:
+                self.planned = plan(
+                    self.program, data=self.data, metric=Metric(self.metric), optimizer=self.optimizer,
+                    optimizer_name=self.optimizer_name, parameters=self.parameters, lm=self.lm, adapter=self.adapter,
+                    seed=self.seed, num_threads=self.num_threads, task=self.task, reason=self.reason,
+                    connect=self.connect, measure=False, checked=True,
+                )  # fmt: skip
+            except Exception as error:  # noqa: BLE001  # a plugin's forecast or adapter; the run needs no plan
+                self.emitter.note("search", f"This run could not be planned: {type(error).__name__}: {error}")
+        if self.planned is not None and not self.planned.unknown:
+            self.emitter.planned_calls = round(self.planned.total().calls.expected)
 
     def _stages(self) -> None:
         if self.reason:

@@ -12,6 +12,7 @@ from dspy_toolkit.optimize.journal import Journal
 if TYPE_CHECKING:
     from dspy_toolkit.optimize.evaluate import RowResult
     from dspy_toolkit.optimize.events import Event
+    from dspy_toolkit.optimize.plan import Plan
     from dspy_toolkit.optimize.usage import Call
 
 __all__ = ["Recorder"]
@@ -46,6 +47,10 @@ class Recorder:
         for event in self._early:
             self.event(event)
         self._flush()
+
+    def plan(self, plan: "Plan") -> None:
+        """What the run is expected to take. One that goes on writes another, of the whole run."""
+        self._append("plan", plan.to_dict())
 
     def event(self, event: "Event") -> None:
         """What people are told."""

@@ -16,6 +16,7 @@ from dspy_toolkit.optimize.journal import Journal
 from dspy_toolkit.optimize.limits import Limits
 from dspy_toolkit.optimize.optimization import Optimization, Saved
 from dspy_toolkit.optimize.optimizers import check_parameters
+from dspy_toolkit.optimize.plan import Plan
 from dspy_toolkit.optimize.record import Recorder
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.scored import RecordedMetric, Scores
@@ -45,6 +46,7 @@ def optimize(
     journal: Journal | None = None,
     options: Mapping[str, Any] | None = None,
     save: Callable[[OptimizationResult], Saved] | None = None,
+    planned: Plan | None = None,
 ) -> OptimizationResult:
     """Optimize `program`, which is left as it was. `optimizer` is what an OptimizerEntry's reference leads to.
 
@@ -56,7 +58,8 @@ def optimize(
     the result. More than `max_errors` failing rows end the run; None allows any number. What happens is written to
     `journal`, with `options`, which are what would ask for the run again; one that holds an unfinished run is gone on
     with: answers come from DSPy's cache and the metric's results from the journal. `save` is called with a result that
-    has a program, finished or interrupted, before its end is recorded.
+    has a program, finished or interrupted, before its end is recorded. `planned` is what `plan` said of this run;
+    without it one is made here, without measuring. Events carry the calls it expects, the journal has all of it.
 
     Raises OptimizationError when a stage cannot be finished (the LM is gone, every row fails), with what was finished
     so far as `partial`, or when `journal` holds another run; OptimizationInterrupted on Ctrl-C or when `stop` is set,
@@ -96,6 +99,7 @@ def optimize(
         record=Recorder(journal),
         on_event=on_event,
         save=save,
+        planned=planned,
     )
     return run.make(options or {})
 

@@ -24,7 +24,7 @@ from dspy_toolkit.optimize.context import ContextWindow
 from dspy_toolkit.optimize.data import Splits, signatures_of
 from dspy_toolkit.optimize.feedback import gives_feedback
 
-__all__ = ["Choice", "OptimizerType", "Situation", "choose", "select_optimizer"]
+__all__ = ["SMALL", "Choice", "OptimizerType", "Situation", "billions_of", "choose", "select_optimizer"]
 
 Complexity = Literal["low", "medium", "high"]
 
@@ -32,7 +32,7 @@ _FEW = 8
 """Validation rows below which the best of several candidates is mostly the luckiest."""
 _MANY = (40, 25)
 """Training and validation rows from which MIPROv2's many trials tell something."""
-_SMALL = 3.0
+SMALL = 3.0
 """Billions of parameters below which models write instructions that help no one."""
 
 
@@ -121,7 +121,7 @@ def choose(situation: Situation) -> Choice:
             optimizer=OptimizerType.BOOTSTRAP_FEW_SHOT,
             reason=f"with {situation.validation} validation rows, differences between candidates would be luck.",
         )
-    if situation.billions is not None and situation.billions < _SMALL:
+    if situation.billions is not None and situation.billions < SMALL:
         size = f"{1000 * situation.billions:.0f}M" if situation.billions < 1 else f"{situation.billions:g}B"
         return _random_search(
             situation, f"a model of {size} parameters follows demonstrations better than instructions it writes"

@@ -1,0 +1,73 @@
+"""Optimizers of demonstrations: bootstrap, random search, labeled, knn."""
+
+import random
+import re
+
+import dspy
+from learners import PROGRAM, ROWS, exact, learner, refused, run, said, split
+
+from dspy_toolkit.optimize import prepare
+from dspy_toolkit.testing import ScriptedLM
+
+
+def test_bootstrap_is_dspys(plugin_manager):
+    for seed in (0, 4):
+        rows = list(prepare(split(ROWS), PROGRAM).train)
+        random.Random(seed).shuffle(rows)
+        with dspy.context(lm=ScriptedLM(learner)):
+            by_hand = dspy.BootstrapFewShot(metric=exact, max_labeled_demos=6).compile(PROGRAM, trainset=rows)
+        ours = run(
+            plugin_manager,
+            ScriptedLM(learner),
+            "bootstrap",
+            seed=seed,
+            metric=exact,
+            parameters={"max_labeled_demos": 6},
+        )
+        assert said(ours.program) == said(by_hand)
+
+
+def test_random_search_is_dspys(plugin_manager):
+    data = prepare(split(ROWS), PROGRAM)
+    rows = list(data.train)
+    random.Random(5).shuffle(rows)
+    with dspy.context(lm=ScriptedLM(learner)):
+        by_hand = dspy.BootstrapFewShotWithRandomSearch(
+            metric=exact, max_labeled_demos=0, num_candidate_programs=3
+        ).compile(PROGRAM, trainset=rows, valset=list(data.validation), restrict=[-3, -1, 0, 1, 2])
+    ours = run(
+        plugin_manager, ScriptedLM(learner), "random-search", seed=5, metric=exact,
+        parameters={"max_labeled_demos": 0, "num_candidate_programs": 3},
+    )  # fmt: skip
+    assert said(ours.program) == said(by_hand)
+
+
+def test_labelled_demonstrations_need_labels(plugin_manager):
+    rows = [{"question": f"q{n}"} for n in range(50)]
+    starts = lambda gold, pred: pred.answer.startswith("a")  # noqa: E731
+    refused(plugin_manager, "labeled", "Label them, or use 'bootstrap'", data=rows, metric=starts)
+    refused(plugin_manager, "knn", "Label them", data=rows, metric=starts, parameters={"bootstrap": False})
+    refused(plugin_manager, "better-together", "Label them", data=rows, metric=starts,
+            parameters={"strategy": "labeled -> copro", "parameters": {}})  # fmt: skip
+    for name in ("random-search", "mipro", "knn", "ensemble", "copro", "simba"):
+        result = run(plugin_manager, ScriptedLM(learner), name, data=rows, metric=starts)
+        assert result.optimized.score == 100, name
+
+
+def test_nearest_makes_one_call_per_question_and_shows_the_likest(plugin_manager):
+    result = run(plugin_manager, ScriptedLM(learner), "knn", parameters={"k": 2, "bootstrap": False})
+    train = prepare(split(ROWS), PROGRAM).train
+    lm = ScriptedLM(learner)
+    with dspy.context(lm=lm):
+        assert result.program(question=train[0].question).answer == train[0].answer
+    (request,) = lm.engine.requests
+    shown = [question for message in request.messages for question in re.findall(r"\nq\d+", message.text)]
+    assert len(shown) == 3
+    assert shown[1] == shown[2] == f"\n{train[0].question}", "the likest last, next to the question itself"
+
+
+def test_an_optimized_program_can_be_optimized_again(plugin_manager):
+    """DSPy's BootstrapFewShot refuses a program that it made."""
+    first = run(plugin_manager, ScriptedLM(learner), "bootstrap")
+    for name in ("bootstrap", "random-search", "copro"):
+        assert run(plugin_manager, ScriptedLM(learner), name, program=first.program).optimized.score == 100
