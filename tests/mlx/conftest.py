@@ -27,6 +27,22 @@ CHAT_TEMPLATE = (
 
 VOCAB = 420
 
+# What Qwen's and DeepSeek's templates do about thoughts: the first asks by a variable, the second opens one itself.
+THINKING_TEMPLATE = CHAT_TEMPLATE.replace(
+    "<|im_start|>assistant\n{% endif",
+    "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif",
+)
+OPENING_TEMPLATE = CHAT_TEMPLATE.replace("<|im_start|>assistant\n{% endif", "<|im_start|>assistant\n<think>\n{% endif")
+# A template in Qwen's way with tools, from which mlx-lm takes the parser.
+TOOL_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n<tools>{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}</tools>"
+    "<|im_end|>\n{% endif %}{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "{% for tool_call in message.tool_calls or [] %}{% set tool_call = tool_call.function %}<tool_call>\n"
+    '{"name": "{{ tool_call.name }}", "arguments": {{ tool_call.arguments | tojson }}}\n</tool_call>{% endfor %}'
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 _COMMON = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
@@ -80,7 +96,7 @@ MODELS = {
 }  # fmt: skip
 
 
-def make_model(kind: str, seed: int = 0):
+def make_model(kind: str, seed: int = 0, vocab: int = VOCAB):
     """A random model; weights large enough that greedy continuations do not collapse to one token."""
     import mlx.core as mx
     from mlx.utils import tree_map
@@ -88,17 +104,20 @@ def make_model(kind: str, seed: int = 0):
     name, args = MODELS[kind]
     module = importlib.import_module(f"mlx_lm.models.{name}")
     mx.random.seed(seed)
-    model = module.Model(module.ModelArgs.from_dict({"model_type": name, **args}))
+    model = module.Model(module.ModelArgs.from_dict({"model_type": name, **args, "vocab_size": vocab}))
     model.update(tree_map(lambda w: mx.random.normal(w.shape) * 0.15 + (w if w.ndim == 1 else 0), model.parameters()))
     model.eval()
     mx.eval(model.parameters())
     return model
 
 
-def make_tokenizer():
-    """A byte-level BPE of 420 tokens trained on a few sentences, with ChatML's special tokens."""
+def make_tokenizer(template=CHAT_TEMPLATE, added=(), parser=None):
+    """A byte-level BPE of 420 tokens trained on a few sentences, with ChatML's special tokens.
+
+    `added` tokens come on top; `parser` names one of mlx-lm's tool parsers.
+    """
     from mlx_lm.tokenizer_utils import TokenizerWrapper
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
@@ -114,8 +133,14 @@ def make_tokenizer():
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", bos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
-    fast.chat_template = CHAT_TEMPLATE
-    return TokenizerWrapper(fast, eos_token_ids=[fast.convert_tokens_to_ids("<|im_end|>")])
+    fast.chat_template = template
+    fast.add_tokens([AddedToken(token, special=False) for token in added])
+    tools = {}
+    if parser is not None:
+        module = importlib.import_module(f"mlx_lm.tool_parsers.{parser}")
+        tools = {name: getattr(module, name) for name in ("tool_call_start", "tool_call_end")}
+        tools["tool_parser"] = module.parse_tool_call
+    return TokenizerWrapper(fast, eos_token_ids=[fast.convert_tokens_to_ids("<|im_end|>")], **tools)
 
 
 @pytest.fixture(scope="session")
@@ -132,5 +157,13 @@ def tiny():
 
     build.kinds = list(MODELS)
     build.load = lambda kind, seed=0: lambda: (make_model(kind, seed), make_tokenizer())
+    build.dressed = lambda kind, **dress: (
+        lambda: (
+            make_model(kind, vocab=VOCAB + len(dress.get("added", ()))),
+            make_tokenizer(**dress),
+        )
+    )
+    build.tokenizer = make_tokenizer
+    build.thinking, build.opening, build.tools = THINKING_TEMPLATE, OPENING_TEMPLATE, TOOL_TEMPLATE
     build.vocab = VOCAB
     return build

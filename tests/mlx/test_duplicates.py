@@ -164,5 +164,5 @@ def test_a_failing_step_runs_shared_rows_again_for_all_their_riders(tiny, tokeni
         tickets = [engine.submit(request, emit=pieces.append), engine.submit(request)]
         guilty = [engine.submit(ask("\u00dc", max_tokens=5)) for _ in range(2)]
         assert [ticket.future.result().text for ticket in tickets] == [want, want]
-        assert "".join(pieces) == want
+        assert "".join(piece.text for piece in pieces) == want
         assert all("bad" in str(ticket.future.exception()) for ticket in guilty)

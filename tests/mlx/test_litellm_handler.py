@@ -139,10 +139,66 @@ def test_engine_options_arrive_by_name(model, greedy):
     assert text(ask(model, temperature=1.0, min_p=1.0)) == greedy[0]  # only the most likely token is left
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mcp") is None, reason="LiteLLM 1.106 needs the package mcp for tools")
-def test_tools_reach_the_model(model):
-    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
-    assert ask(model, tools=[tool]).choices
+needs_mcp = pytest.mark.skipif(
+    importlib.util.find_spec("mcp") is None, reason="LiteLLM 1.106 needs the package mcp for tools"
+)
+TOOL = {"type": "function", "function": {"name": "judge", "description": "Judge.", "parameters": SCHEMA}}
+
+
+@pytest.fixture
+def roomy(tmp_path) -> str:
+    """A model with room for the description of a tool."""
+    made = tiny_llama.tokenizer()
+    values = tiny_llama.weights(made.get_vocab_size())
+    name = f"mlx/{tiny_llama.write_directory(tmp_path / 'roomy', values, made=made, max_position_embeddings=2048)}"
+    register(name)
+    return name
+
+
+@needs_mcp
+def test_tools_are_called_and_their_results_read(roomy):
+    named = {"type": "function", "function": {"name": "judge"}}
+    for seed in range(4):
+        options = {"tools": [TOOL], "tool_choice": named, "temperature": 1.0, "seed": seed, "max_tokens": 250}
+        choice = ask(roomy, **options, parallel_tool_calls=False).choices[0]
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "judge"
+        found = json.loads(call.function.arguments)
+        assert found["label"] in ("yes", "no")
+        assert 0 <= found["score"] <= 9
+    result = {"role": "tool", "tool_call_id": call.id, "content": "noted"}
+    after = litellm.completion(roomy, messages=[*MESSAGES, choice.message, result], tools=[TOOL], max_tokens=5)
+    assert after.usage.prompt_tokens > ask(roomy, tools=[TOOL]).usage.prompt_tokens
+    chunks = list(
+        ask(roomy, tools=[TOOL], tool_choice="required", stream=True, temperature=1.0, seed=1, max_tokens=250)
+    )
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    whole = ask(roomy, tools=[TOOL], tool_choice="required", temperature=1.0, seed=1, max_tokens=250)
+    assert [call.function.arguments for call in calls] == [
+        call.function.arguments for call in whole.choices[0].message.tool_calls
+    ]
+    assert [call.index for call in calls] == list(range(len(calls)))
+
+
+def test_a_thought_is_reasoning_content(tmp_path):
+    made = tiny_llama.tokenizer()
+    made.add_special_tokens(["<think>", "</think>"])
+    values = tiny_llama.weights(made.get_vocab_size())
+    directory = tiny_llama.write_directory(tmp_path / "thinker", values, made=made)
+    config = directory / "tokenizer_config.json"
+    opened = tiny_llama.TEMPLATE.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+    assert opened != tiny_llama.TEMPLATE
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": opened}))
+    name = f"mlx/{directory}"
+    register(name)
+    assert provider.engine_for(name).supports_reasoning
+    options = {"temperature": 1.0, "seed": 1, "max_tokens": 40, "extra_body": {"thinking_tokens": 12}}
+    message = ask(name, **options).choices[0].message
+    assert message.reasoning_content
+    chunks = [chunk.choices[0].delta for chunk in ask(name, stream=True, **options)]
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in chunks) == message.reasoning_content
+    assert "".join(delta.content or "" for delta in chunks) == message.content
 
 
 def test_errors_are_litellms(model):

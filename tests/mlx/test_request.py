@@ -3,19 +3,24 @@
 import pytest
 from dspy.lm15 import (
     Config,
+    FunctionTool,
     ImagePart,
     InvalidRequestError,
     Message,
     Reasoning,
     Request,
     TextPart,
+    ToolCallPart,
     UnsupportedFeatureError,
+    tool_result,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
+from dspy_toolkit_mlx.messages import chat
 from dspy_toolkit_mlx.request import METADATA, PromptRenderer, read_options
+from dspy_toolkit_mlx.thinking import Thinker, ThoughtPlan
 
 
 def request(*messages, system=None, **config):
@@ -123,21 +128,85 @@ def test_response_formats_become_grammars():
         read_options(request(extensions={"metadata": {"grammar": "start: x"}}))
 
 
-def test_thinking_is_off_under_a_grammar_and_otherwise_as_asked():
-    seen = []
+TAGS = Thinker("<think>", "</think>", (7,), 8, "\n\n", (9,))
+
+
+def rendered(answer="text"):
+    """A renderer whose template only notes what it is asked; and the notes."""
+    seen, texts = [], []
 
     def template(messages, **options):
         seen.append(options.get("enable_thinking"))
-        return "text"
+        return answer
 
-    renderer = PromptRenderer(template, lambda t: [1], context=9, default_max_tokens=4, vocab_size=5)
-    for config in (
-        {},
-        {"response_format": {"type": "json_object"}},
-        {"reasoning": Reasoning(effort="off")},
-        {"reasoning": Reasoning(effort="low")},
-    ):
-        renderer.prepare(request(**config))
-    assert seen == [None, False, False, True]
-    with pytest.raises(UnsupportedFeatureError, match="thought"):
-        renderer.prepare(request(response_format={"type": "json_object"}, reasoning=Reasoning(effort="low")))
+    def encode(text):
+        texts.append(text)
+        return [1]
+
+    return (
+        PromptRenderer(template, encode, context=99, default_max_tokens=80, vocab_size=5, thinker=TAGS),
+        seen,
+        texts,
+    )
+
+
+GRAMMAR = {"response_format": {"type": "json_object"}}
+LOW, OFF = {"reasoning": Reasoning(effort="low")}, {"reasoning": Reasoning(effort="off")}
+
+
+def test_thinking_is_off_under_a_grammar_and_otherwise_as_asked():
+    renderer, seen, _ = rendered()
+    plans = [renderer.prepare(request(**config)).thought for config in ({}, GRAMMAR, OFF, LOW, {**GRAMMAR, **LOW})]
+    assert seen == [None, False, False, True, True]
+    assert plans == [
+        ThoughtPlan(opened=False, asked=False, budget=40),
+        None,
+        None,
+        ThoughtPlan(opened=False, asked=True, budget=20),
+        ThoughtPlan(opened=False, asked=True, budget=20),
+    ]
+
+
+def test_a_thought_that_the_template_opens_is_closed_where_none_is_wanted():
+    renderer, _, texts = rendered("user\n<think>\n")
+    opened = [renderer.prepare(request(**config)).thought for config in ({}, GRAMMAR, OFF, LOW)]
+    assert [plan and plan.opened for plan in opened] == [True, None, None, True]
+    closed = "user\n<think>\n\n</think>\n\n"
+    assert texts == ["user\n<think>\n", closed, closed, "user\n<think>\n"]
+
+
+def test_a_thoughts_budget_leaves_room_to_answer():
+    renderer, _, _ = rendered()
+    assert renderer.prepare(request(reasoning=Reasoning(effort="low", thinking_budget=30))).thought.budget == 30
+    assert renderer.prepare(request(reasoning=Reasoning(effort="low", thinking_budget=999))).thought.budget == 70
+    metadata = {"extensions": {"metadata": {"thinking_tokens": 9}}}
+    assert renderer.prepare(request(**LOW, **metadata)).thought.budget == 9
+
+
+def test_a_model_that_does_not_think_says_so(renderer):
+    with pytest.raises(UnsupportedFeatureError, match="does not think"):
+        renderer.prepare(request(**LOW))
+    assert renderer.prepare(request(**OFF)).thought is None
+
+
+def test_calls_and_results_are_told_where_the_template_knows_none():
+    history = (
+        Message.user("Lima and Cusco?"),
+        Message.assistant([ToolCallPart(id="a", name="f", input={"x": 1}), ToolCallPart(id="b", name="f", input={})]),
+        Message(role="tool", parts=(tool_result("a", "one", name="f"), tool_result("b", "two", name="f"))),
+        Message.assistant("So."),
+    )
+    asked = Request(model="m", messages=history, tools=(FunctionTool(name="f", description="F."),), system="Be kind.")
+    system, question, calls, results, answer = chat(asked, ("<tool_call>", "</tool_call>"), asked.tools)
+    assert system["content"].startswith("Be kind.\n\n# Tools")
+    assert '"name": "f"' in system["content"]
+    assert question == {"role": "user", "content": "Lima and Cusco?"}
+    assert calls["content"].count("<tool_call>\n{") == 2
+    assert results == {
+        "role": "user",
+        "content": "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>",
+    }
+    assert answer == {"role": "assistant", "content": "So."}
+    native = chat(asked, None)
+    assert [message["role"] for message in native] == ["system", "user", "assistant", "tool", "tool", "assistant"]
+    assert [message.get("tool_call_id") for message in native[3:5]] == ["a", "b"]

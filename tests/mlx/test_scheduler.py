@@ -17,7 +17,7 @@ def make(prompt, max_tokens=4, arrival=0.0, twin=None, emit=None, turns=()):
         eos=frozenset(),
         arrival=arrival,
         twin=twin,
-        emit=emit,
+        emit=emit and (lambda piece: emit(piece.text)),
         turns=turns,
     )
 

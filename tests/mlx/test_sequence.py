@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit_mlx.sequence import Sampling, Sequence, TextStream, TokenChoice, derive
+from dspy_toolkit_mlx.sequence import Sampling, Sequence, TokenChoice, derive
+from dspy_toolkit_mlx.transcript import TextStream
 
 
 def pieces(text, cuts):
@@ -47,6 +48,8 @@ def test_bytes_that_are_no_text_become_replacement_characters_only_at_the_end():
 
 class Script:
     """A guide that forces a header, then after each sampled token what its script says."""
+
+    staged, until, channels, calls, complete = False, "", (), (), True
 
     def __init__(self, header, answers):
         self.header, self.answers, self.done, self.cut = header, dict(answers), False, False
@@ -117,6 +120,6 @@ def test_emitted_pieces_are_the_text():
     for token in (2, 3, 4, 5, 6):
         if not one.finished:
             one.accept(TokenChoice(token, 0.0))
-    assert "".join(shown) == one.text == "cd"
+    assert "".join(piece.text for piece in shown) == one.text == "cd"
     assert one.finish_reason == "stop"
     assert pytest.approx(len(one.tokens)) == 4

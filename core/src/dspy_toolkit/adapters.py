@@ -1,15 +1,18 @@
 """DSPy's adapters for models that can be held to a grammar.
 
-The prompts are DSPy's, byte for byte. Three things differ:
+The prompts are DSPy's, byte for byte. Four things differ:
 
 - an LM whose engine has `supports_grammar` gets the grammar of the answer with the call, as
-  `metadata={"grammar": {"lark": ..., "minimal": ...}}`; what it returns parses, so there is no second call;
+  `metadata={"grammar": {"lark": ..., "minimal": ...}}`; what it returns parses, so there is no second call. Where the
+  model may call tools natively, the answer is held to the grammar whenever it is not a call;
+- `field_tokens={"reasoning": 60}` ends a field after so many tokens (see `dspy_toolkit.grammar.MaxTokens`);
 - the system message and the demonstrations are rendered once, not at every call;
 - `compact=True` moves the reminder of the output format from the end of every user message into the system message,
   where a prefix cache can share it. It changes the prompt, so it is off unless asked for.
 """
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import dspy
@@ -18,6 +21,7 @@ from dspy.adapters.utils import format_field_value
 from dspy.utils.callback import BaseCallback
 
 from dspy_toolkit.grammar import Grammar, compile_chat, compile_json
+from dspy_toolkit.grammar.budgets import budgets_of
 from dspy_toolkit.prompts import PromptCache, as_text
 
 __all__ = ["GuidedChatAdapter", "GuidedJSONAdapter"]
@@ -28,9 +32,17 @@ Signature = type[dspy.Signature]
 class _Guided(dspy.ChatAdapter):
     """What both adapters share."""
 
-    def __init__(self, callbacks: list[BaseCallback] | None = None, *, compact: bool = False, **options: Any):
+    def __init__(
+        self,
+        callbacks: list[BaseCallback] | None = None,
+        *,
+        compact: bool = False,
+        field_tokens: Mapping[str, int] | None = None,
+        **options: Any,
+    ):
         super().__init__(callbacks=callbacks, **options)
         self.compact = compact
+        self.field_tokens = dict(field_tokens or {})
         self._prompts = PromptCache()
 
     def grammar(self, signature: Signature) -> Grammar:
@@ -44,22 +56,31 @@ class _Guided(dspy.ChatAdapter):
     ) -> Signature:
         # Here DSPy has taken out the fields that the model's own features answer: tool calls, native reasoning.
         processed = super()._call_preprocess(lm, lm_kwargs, signature, inputs)
-        if processed.output_fields and self._guides(lm, lm_kwargs, signature):
-            grammar = self.grammar(processed)
+        if not self._guides(lm, lm_kwargs):
+            return processed
+        budgets = budgets_of(signature, self.field_tokens)
+        metadata: dict[str, Any] = {}
+        if processed.output_fields:
+            metadata["grammar"] = self.grammar(processed).option(
+                {name: tokens for name, tokens in budgets.items() if name in processed.output_fields}
+            )
+        elif lm_kwargs.get("tools"):
+            lm_kwargs.setdefault("tool_choice", "required")  # there is nothing else to answer
+        for name in budgets:
+            if name not in processed.output_fields and signature.output_fields[name].annotation is dspy.Reasoning:
+                metadata["thinking_tokens"] = budgets[name]
+        if metadata:
             # A call's metadata replaces the LM's, so both are brought along; a grammar given by hand wins.
             lm_kwargs["metadata"] = {
-                "grammar": {"lark": grammar.lark, "minimal": grammar.minimal},
+                **metadata,
                 **(lm.kwargs.get("metadata") or {}),
                 **(lm_kwargs.get("metadata") or {}),
             }
         return processed
 
-    def _guides(self, lm: dspy.BaseLM, lm_kwargs: dict[str, Any], signature: Signature) -> bool:
-        """Whether this call gets a grammar. Not when the model may call tools, and not over a format given by hand."""
-        calls_tools = self.use_native_function_calling and (
-            "tools" in lm_kwargs or (self._get_tool_call_output_field_name(signature) and lm.supports_function_calling)
-        )
-        return _speaks_grammar(lm) and not calls_tools and "response_format" not in lm_kwargs
+    def _guides(self, lm: dspy.BaseLM, lm_kwargs: dict[str, Any]) -> bool:
+        """Whether this call gets a grammar: not over a format given by hand."""
+        return _speaks_grammar(lm) and "response_format" not in lm_kwargs
 
     # --- the prompt
 
@@ -96,7 +117,7 @@ class _Guided(dspy.ChatAdapter):
 
 
 class GuidedChatAdapter(_Guided):
-    """`dspy.ChatAdapter` with a grammar. Takes its arguments, and `compact`."""
+    """`dspy.ChatAdapter` with a grammar. Takes its arguments, `compact` and `field_tokens`."""
 
     def grammar(self, signature: Signature) -> Grammar:
         return compile_chat(signature)
@@ -109,7 +130,7 @@ class GuidedChatAdapter(_Guided):
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        if not self._guides(lm, lm_kwargs, signature):
+        if not self._guides(lm, lm_kwargs):
             return super().__call__(lm, lm_kwargs, signature, demos, inputs)
         # Past ChatAdapter's second call with JSONAdapter: it cannot be needed, and would bring the wrong grammar along.
         return Adapter.__call__(self, lm, lm_kwargs, signature, demos, inputs)
@@ -122,7 +143,7 @@ class GuidedChatAdapter(_Guided):
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        if not self._guides(lm, lm_kwargs, signature):
+        if not self._guides(lm, lm_kwargs):
             return await super().acall(lm, lm_kwargs, signature, demos, inputs)
         return await Adapter.acall(self, lm, lm_kwargs, signature, demos, inputs)
 
@@ -134,7 +155,7 @@ class GuidedChatAdapter(_Guided):
 
 
 class GuidedJSONAdapter(_Guided, dspy.JSONAdapter):  # type: ignore[override]
-    """`dspy.JSONAdapter` with a grammar. Takes its arguments, and `compact`."""
+    """`dspy.JSONAdapter` with a grammar. Takes its arguments, `compact` and `field_tokens`."""
 
     def grammar(self, signature: Signature) -> Grammar:
         return compile_json(signature)
@@ -147,7 +168,7 @@ class GuidedJSONAdapter(_Guided, dspy.JSONAdapter):  # type: ignore[override]
 
     def _prepare_response_format(self, lm: dspy.BaseLM, lm_kwargs: dict[str, Any], signature: Signature) -> None:
         # The grammar says all that the schema says, and which whitespace the demonstrations have.
-        if not self._guides(lm, lm_kwargs, signature):
+        if not self._guides(lm, lm_kwargs):
             super()._prepare_response_format(lm, lm_kwargs, signature)
 
 

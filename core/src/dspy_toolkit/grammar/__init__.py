@@ -21,10 +21,11 @@ Free text, lists and strings are unbounded unless their type says otherwise: the
 """
 
 import copy
+import json
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +35,12 @@ from dspy.signatures.signature import make_signature
 from dspy.utils.exceptions import AdapterParseError
 
 from dspy_toolkit.errors import GrammarError
+from dspy_toolkit.grammar.budgets import MaxTokens
 from dspy_toolkit.grammar.fields import LINE_BREAKS, MARKER, chat_value, json_value
 from dspy_toolkit.grammar.rules import Rules, literal
 from dspy_toolkit.grammar.schema import UnsupportedTypeError
 
-__all__ = ["Grammar", "compile_chat", "compile_json", "problems"]
+__all__ = ["Grammar", "MaxTokens", "compile_chat", "compile_json", "problems"]
 
 Signature = type[dspy.Signature]
 _REMEDY = " Change its type, or use a plain adapter."
@@ -46,10 +48,22 @@ _REMEDY = " Change its type, or use a plain adapter."
 
 @dataclass(frozen=True)
 class Grammar:
-    """`lark`: a grammar for `llguidance.LLMatcher.grammar_from_lark`. `minimal`: a shortest text that it accepts."""
+    """`lark`: a grammar for `llguidance.LLMatcher.grammar_from_lark`. `minimal`: a shortest text that it accepts.
+
+    `openings`: what stands right before each output field's value, in the order of the answer; nothing that a value may
+    hold looks like the next field's.
+    """
 
     lark: str
     minimal: str
+    openings: tuple[tuple[str, str], ...] = ()
+
+    def option(self, budgets: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """What an engine gets as `metadata["grammar"]`; `budgets` are the most tokens that fields may take, by name."""
+        given: dict[str, Any] = {"lark": self.lark, "minimal": self.minimal}
+        if budgets:
+            given["fields"] = [{"opening": text, "tokens": budgets.get(name)} for name, text in self.openings]
+        return given
 
 
 class _Cache:
@@ -132,7 +146,9 @@ def _build_chat(signature: Signature) -> Grammar:
         minimal += open_text + value.minimal + (MARKER if value.closed else "")
         open_text, before = "", "" if value.closed else MARKER
     end = literal(f"{before}completed ## ]]")
-    grammar = Grammar(f"start: {' '.join([*lark, end.lark])}\n{rules.text()}", minimal + end.minimal)
+    names = list(signature.output_fields)
+    openings = tuple((name, f"{MARKER if name != names[0] else MARKER.lstrip()}{name} ## ]]\n") for name in names)
+    grammar = Grammar(f"start: {' '.join([*lark, end.lark])}\n{rules.text()}", minimal + end.minimal, openings)
     return _checked(signature, grammar, dspy.ChatAdapter())
 
 
@@ -143,7 +159,10 @@ def _build_json(signature: Signature) -> Grammar:
         for name, info in signature.output_fields.items()
     ]
     whole = rules.bracketed("{}", fields, depth=0) or literal("{}")
-    return _checked(signature, Grammar(f"start: {whole.lark}\n{rules.text()}", whole.minimal), dspy.JSONAdapter())
+    # Two blanks after a line's end: inside a string there is no line's end, and deeper keys have more blanks.
+    openings = tuple((name, f"\n  {json.dumps(name, ensure_ascii=False)}: ") for name in signature.output_fields)
+    grammar = Grammar(f"start: {whole.lark}\n{rules.text()}", whole.minimal, openings)
+    return _checked(signature, grammar, dspy.JSONAdapter())
 
 
 def _named(signature: Signature, name: str, build: Callable[[], Any]) -> Any:

@@ -33,7 +33,8 @@ def escape(text: str, *, in_json: bool) -> str:
 def _one(char: str) -> str:
     if ord(char) < 32:
         return f"\\x{ord(char):02x}"
-    return "\\" + char if char in string.punctuation and char != "/" else char
+    # `\<` and `\>` are word boundaries where the grammar is read.
+    return "\\" + char if char in string.punctuation and char not in "/<>" else char
 
 
 def translate(pattern: str, *, in_json: bool, anything: str) -> Format:

@@ -47,12 +47,13 @@ class Rules:
     """Collects the rules of one grammar.
 
     `indent` is the number of spaces per level, None for one line. `line_breaks` are characters beyond the controls that
-    a string must write as escapes because the reader splits lines at them.
+    a string must write as escapes because the reader splits lines at them. `escape` is a regex of the escapes that may
+    be written, for readers that do not know all of JSON's.
     """
 
-    def __init__(self, *, indent: int | None, line_breaks: str = ""):
+    def __init__(self, *, indent: int | None, line_breaks: str = "", escape: str = _ESCAPE):
         self._indent = indent
-        self.char = rf'(?:[^"\\\x00-\x1f{line_breaks}]|{_ESCAPE})'
+        self.char = rf'(?:[^"\\\x00-\x1f{line_breaks}]|{escape})'
         self._bodies: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._attributes: dict[str, str] = {}

@@ -6,7 +6,6 @@ import time
 
 from dspy.lm15 import LM15Error, ServerError
 
-from dspy_toolkit_mlx.grammar import LLGuide
 from dspy_toolkit_mlx.sequence import Sequence
 from dspy_toolkit_mlx.stats import EngineStats
 from dspy_toolkit_mlx.ticket import Ticket
@@ -68,7 +67,7 @@ class Desk:
         stats.total_seconds += time.monotonic() - sequence.arrival
         if sequence.first_token is not None:
             stats.first_token_seconds += sequence.first_token - sequence.arrival
-        if isinstance(sequence.guide, LLGuide):
+        if sequence.guide is not None:
             stats.guided += 1
             stats.guided_closed += sequence.guide.cut
             stats.guided_unfinished += not sequence.guide.complete

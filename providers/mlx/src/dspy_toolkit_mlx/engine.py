@@ -37,6 +37,7 @@ from dspy_toolkit_mlx.desk import Inbox
 from dspy_toolkit_mlx.loop import EngineLoop, EngineOptions
 from dspy_toolkit_mlx.stats import EngineStats
 from dspy_toolkit_mlx.ticket import Ticket, current_burst, stream_sample
+from dspy_toolkit_mlx.transcript import Piece
 
 __all__ = ["AsyncMLXEngine", "MLXEngine", "Ticket"]
 
@@ -64,11 +65,11 @@ class MLXEngine:
 
     supports_grammar = True
     supports_response_schema = True
-    supports_function_calling = False
-    supports_reasoning = False
+    supports_function_calling = True
     supported_params = (
         "temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "response_format", "logprobs",
         "presence_penalty", "frequency_penalty", "logit_bias", "metadata", "n",
+        "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +109,7 @@ class MLXEngine:
         self._error: BaseException | None = None
         self._closed = False
         self._stats = EngineStats()
+        self._thinks: bool | None = None
         _engines.add(self)
 
     def start(self) -> None:
@@ -118,11 +120,12 @@ class MLXEngine:
         self,
         request: Request,
         *,
-        emit: Callable[[str], None] | None = None,
+        emit: Callable[[Piece], None] | None = None,
         rollout: int | None = None,
         completion: int = 0,
     ) -> Ticket:
-        """Hand a request in. `emit` is called on the engine thread with each piece of text: be quick, never block.
+        """Hand a request in. `emit` is called on the engine thread with each piece of the answer: be quick, never
+        block.
 
         `rollout` and `completion` choose among the samples of one seed.
         """
@@ -133,7 +136,7 @@ class MLXEngine:
         request: Request,
         samples: Samples[tuple[int | None, int]],
         *,
-        emit: Callable[[str], None] | None = None,
+        emit: Callable[[Piece], None] | None = None,
     ) -> list[Ticket]:
         """Hand in one request several times, as (rollout, completion) pairs that draw different noise, in one burst."""
         while True:
@@ -165,8 +168,11 @@ class MLXEngine:
             raise
 
     def stream(self, request: Request) -> Iterator[Any]:
-        """Yield one start event, text deltas as they are decoded, one end event. Closing the iterator cancels."""
-        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        """Yield one start event, deltas of thought, text and calls as they are decoded, one end event.
+
+        Closing the iterator cancels.
+        """
+        pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         ticket = self.submit(request, emit=pieces.put, **stream_sample())
         ticket.future.add_done_callback(lambda _: pieces.put(None))
         try:
@@ -177,6 +183,13 @@ class MLXEngine:
             yield StreamEndEvent(finish_reason=sequence.finish_reason, usage=usage(sequence))  # type: ignore[arg-type]
         finally:
             ticket.cancel()
+
+    @property
+    def supports_reasoning(self) -> bool:
+        """Whether the model thinks before it answers. Loads the model if it has not been loaded yet."""
+        if self._thinks is None:
+            self._thinks = self._ready().intake.thinks
+        return self._thinks
 
     @property
     def context_length(self) -> int:
@@ -296,11 +309,15 @@ class AsyncMLXEngine:
     supports_grammar = True
     supports_response_schema = True
     supports_function_calling = MLXEngine.supports_function_calling
-    supports_reasoning = MLXEngine.supports_reasoning
     supported_params = MLXEngine.supported_params
 
     def __init__(self, engine: MLXEngine):
         self.engine = engine
+
+    @property
+    def supports_reasoning(self) -> bool:
+        """As MLXEngine.supports_reasoning."""
+        return self.engine.supports_reasoning
 
     async def _off_loop(self, call: Callable[[], Ticket]) -> Ticket:
         """Loading takes seconds, handing in does not."""
@@ -317,9 +334,9 @@ class AsyncMLXEngine:
     async def stream(self, request: Request) -> AsyncIterator[Any]:
         """As MLXEngine.stream."""
         loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
 
-        def put(piece: str | None) -> None:
+        def put(piece: Piece | None) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         ticket = await self._off_loop(lambda: self.engine.submit(request, emit=put, **stream_sample()))

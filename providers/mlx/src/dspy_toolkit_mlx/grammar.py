@@ -8,7 +8,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +17,9 @@ from llguidance.numpy import fill_next_token_bitmask
 from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError
+from dspy_toolkit_mlx.transcript import Call, Channel
 
-__all__ = ["GrammarSource", "GrammarStore", "LLGuide", "Matcher"]
+__all__ = ["FieldClock", "GrammarSource", "GrammarStore", "LLGuide", "Matcher"]
 
 _SUFFIX = re.compile(r'\b(?:suffix|stop)\s*=\s*("(?:[^"\\]|\\.)*")')
 _CLOSERS = (frozenset('"'), frozenset('"]}'), frozenset('"]} \n\t'), frozenset('"]} \n\t,:'))
@@ -40,19 +41,28 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GrammarSource:
-    """A grammar as it arrives: Lark text or a JSON schema (as canonical JSON text), and a shortest answer if known."""
+    """A grammar as it arrives: Lark text or a JSON schema (as canonical JSON text), and a shortest answer if known.
+
+    `fields` are the answer's fields in order: the text that opens each, and how many tokens it may take (None: any
+    number). `markers` end free texts, besides those that the Lark text names; `is_json` says that quotes do.
+    """
 
     kind: str
     text: str
     minimal: str | None = None
+    fields: tuple[tuple[str, int | None], ...] = ()
+    markers: tuple[str, ...] = ()
+    is_json: bool = False
 
     @classmethod
-    def lark(cls, text: str, minimal: str | None = None) -> "GrammarSource":
-        return cls("lark", text, minimal)
+    def lark(
+        cls, text: str, minimal: str | None = None, fields: tuple[tuple[str, int | None], ...] = ()
+    ) -> "GrammarSource":
+        return cls("lark", text, minimal, fields, is_json=(minimal or "").startswith("{"))
 
     @classmethod
     def json_schema(cls, schema: dict[str, Any]) -> "GrammarSource":
-        return cls("json", json.dumps(schema, sort_keys=True, ensure_ascii=False))
+        return cls("json", json.dumps(schema, sort_keys=True, ensure_ascii=False), is_json=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +90,16 @@ class GrammarStore:
         self._closers: tuple[NDArray[np.int32], ...] | None = None
 
     def guide(self, source: GrammarSource) -> "LLGuide":
+        key = replace(source, fields=())  # budgets are kept here, not compiled
         with self._lock:
-            compiled = self._compiled.get(source)
+            compiled = self._compiled.get(key)
             if compiled is None:
                 compiled = self._compile(source)
-                self._compiled[source] = compiled
+                self._compiled[key] = compiled
                 while len(self._compiled) > self._size:
                     self._compiled.popitem(last=False)
-            self._compiled.move_to_end(source)
-            return LLGuide(self, compiled, compiled.matcher.deep_copy())
+            self._compiled.move_to_end(key)
+            return LLGuide(self, compiled, compiled.matcher.deep_copy(), source.fields)
 
     def _compile(self, source: GrammarSource) -> _Compiled:
         if source.kind == "json":
@@ -103,13 +114,15 @@ class GrammarStore:
             matcher.consume_tokens(start)
         if matcher.is_error():
             raise GrammarError(f"The grammar cannot start: {matcher.get_error().splitlines()[0]}")
-        markers = {json.loads(literal) for literal in _SUFFIX.findall(source.text)} if source.kind == "lark" else ()
+        markers = {*source.markers}
+        if source.kind == "lark":
+            markers |= {json.loads(literal) for literal in _SUFFIX.findall(source.text)}
         return _Compiled(
             matcher=matcher,
             start=tuple(start),
             markers=tuple(tuple(self.tokenizer.tokenize_str(text)) for text in sorted(markers, key=len, reverse=True)),
             reserve=len(self.tokenizer.tokenize_str(source.minimal)) + 4 if source.minimal else 24,
-            is_json=source.kind == "json" or (source.minimal or "").startswith("{"),
+            is_json=source.is_json,
         )
 
     def closers(self) -> tuple[NDArray[np.int32], ...]:
@@ -131,14 +144,56 @@ class GrammarStore:
         return self._closers
 
 
-class LLGuide:
-    """A sequence's walk through one grammar (a `sequence.Guide`), with two liberties that models need:
+class FieldClock:
+    """Which field an answer is in, and how many tokens that field has taken so far."""
 
-    *end of text inside a free field closes the field*, and *when the budget runs out, what is open is closed*.
+    def __init__(self, fields: tuple[tuple[str, int | None], ...]):
+        self._openings = [opening.encode() for opening, _ in fields]
+        self._budgets = [tokens for _, tokens in fields]
+        self._tail = b""
+        self._spent = 0
+        self.field = -1
+
+    def push(self, token: bytes) -> None:
+        self._tail += token
+        self._spent += 1
+        while self.field + 1 < len(self._openings):
+            opening = self._openings[self.field + 1]
+            _, found, value = self._tail.partition(opening)
+            if not found:
+                self._tail = self._tail[1 - len(opening) :] if len(opening) > 1 else b""
+                return
+            self.field += 1
+            self._tail, self._spent = value, int(bool(value))  # a token may bring the value's first characters along
+        self._tail = b""
+
+    @property
+    def used_up(self) -> bool:
+        budget = self._budgets[self.field] if self.field >= 0 else None
+        return budget is not None and self._spent >= budget
+
+
+class LLGuide:
+    """A sequence's walk through one grammar (a `sequence.Guide`), with three liberties that models need:
+
+    *end of text inside a free field closes the field*, *a field whose own budget is used up is closed*, and *when the
+    whole budget runs out, what is open is closed*.
     """
 
-    def __init__(self, store: GrammarStore, compiled: _Compiled, matcher: LLMatcher):
+    staged = False
+    until = ""
+    channels: tuple[Channel, ...] = ()
+    calls: tuple[Call, ...] = ()
+
+    def __init__(
+        self,
+        store: GrammarStore,
+        compiled: _Compiled,
+        matcher: LLMatcher,
+        fields: tuple[tuple[str, int | None], ...] = (),
+    ):
         self._store = store
+        self._clock = FieldClock(fields) if fields else None
         self._compiled = compiled
         self._matcher = matcher
         self._eos = frozenset(store.tokenizer.eos_tokens)
@@ -158,6 +213,11 @@ class LLGuide:
         """Whether what was produced is a whole sentence of the grammar."""
         return self._matcher.is_accepting() and not self._matcher.is_error()
 
+    @property
+    def reserve(self) -> int:
+        """About how many tokens a shortest answer takes."""
+        return self._compiled.reserve
+
     def start(self) -> list[int]:
         self._note(self._compiled.start)
         return list(self._compiled.start)
@@ -167,7 +227,7 @@ class LLGuide:
         fill_next_token_bitmask(self._matcher, bitmask, row)
         self._check()
         mask = bitmask[row]
-        if self._closing and not self._matcher.is_accepting():
+        if (self._closing or self._field_over) and not self._matcher.is_accepting():
             for closers in self._store.closers():
                 ending = mask & closers
                 if ending.any():
@@ -199,12 +259,28 @@ class LLGuide:
             added += self._close()
             if left - len(added) < -OVERRUN and not self.done:
                 self._ended = self.cut = True
+        elif self._field_over:
+            added += self._close_field()
+        return added
+
+    @property
+    def _field_over(self) -> bool:
+        return self._clock is not None and self._clock.used_up
+
+    def _close_field(self) -> list[int]:
+        """Append what ends the field whose budget is used up; where that takes decisions, the mask makes them."""
+        added: list[int] = []
+        while not self.done and len(added) < OVERRUN and self._field_over and (end := self._field_end()):
+            self._matcher.consume_tokens(list(end))
+            self._check()
+            self._note(end)
+            added += [*end, *self._forced()]
         return added
 
     def _close(self) -> list[int]:
         """Append what ends the open field and everything that this forces; the mask does the rest."""
         added: list[int] = []
-        while not self.done and (end := self._field_end()):
+        while not self.done and len(added) < OVERRUN and (end := self._field_end()):
             self.cut = True
             self._matcher.consume_tokens(list(end))
             self._check()
@@ -235,7 +311,10 @@ class LLGuide:
         return ()
 
     def _note(self, tokens: list[int] | tuple[int, ...]) -> None:
-        """Follow JSON strings, to know whether a quote would close one."""
+        """Follow fields, and JSON strings, to know whether a quote would close one."""
+        if self._clock is not None:
+            for token in tokens:
+                self._clock.push(self._store.tokenizer.decode_bytes([token]))
         if not self._compiled.is_json:
             return
         for byte in self._store.tokenizer.decode_bytes(list(tokens)):

@@ -12,8 +12,12 @@ from llguidance.hf import from_tokenizer
 
 from dspy_toolkit.errors import ModelError
 from dspy_toolkit_mlx.grammar import GrammarStore
+from dspy_toolkit_mlx.guides import Guides
 from dspy_toolkit_mlx.request import Prepared, PromptRenderer
 from dspy_toolkit_mlx.sequence import Sequence
+from dspy_toolkit_mlx.thinking import thinker, thinking_variables
+from dspy_toolkit_mlx.tool_formats import tool_format
+from dspy_toolkit_mlx.transcript import Piece
 
 __all__ = ["Intake"]
 
@@ -45,16 +49,23 @@ class Intake:
         added = tokenizer._tokenizer.added_tokens_decoder
         self._special = frozenset(token for token, how in added.items() if how.special)
         backend = tokenizer._tokenizer.backend_tokenizer
+        encode: Callable[[str], list[int]] = lambda text: backend.encode(text, add_special_tokens=False).ids  # noqa: E731
+        form, thinks = tool_format(tokenizer, low), thinker(tokenizer, encode)
+        self.thinks = thinks is not None
+        self._guides = Guides(self._store, self._eos, form, thinks)
         self._renderer = PromptRenderer(
             tokenizer.apply_chat_template,
-            lambda text: backend.encode(text, add_special_tokens=False).ids,
+            encode,
             context=max_context or _context(model, tokenizer),
             default_max_tokens=default_max_tokens,
             vocab_size=vocab,
+            thinker=thinks,
+            described=(form.start, form.end) if form.described else None,
+            variables=thinking_variables(tokenizer),
         )
 
     def sequences(
-        self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[str], None] | None
+        self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[Piece], None] | None
     ) -> list[Sequence]:
         """Make a sequence for each (rollout, completion) of a request. Raises `dspy.lm15` errors and GrammarError."""
         ready = self._renderer.prepare(request)
@@ -70,7 +81,7 @@ class Intake:
                 token_bytes=self._token_bytes,
                 eos=self._eos,
                 stop=ready.stop,
-                guide=None if ready.grammar is None else self._store.guide(ready.grammar),
+                guide=self._guides.make(ready),
                 deadline=ready.deadline,
                 arrival=now,
                 emit=emit,

@@ -33,7 +33,13 @@ from dspy.lm15 import (
 )
 from litellm import exceptions  # noqa: TID253
 from litellm.llms.custom_llm import CustomLLM  # noqa: TID253
-from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk  # noqa: TID253
+from litellm.types.utils import (  # noqa: TID253
+    ChoiceLogprobs,
+    Delta,
+    GenericStreamingChunk,
+    ModelResponseStream,
+    StreamingChoices,
+)
 
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit_mlx.answer import response
@@ -106,24 +112,24 @@ class MLXLLMProvider(CustomLLM):
             aengine = AsyncMLXEngine(engine)
             return _model_response(model, await asyncio.gather(*(aengine.complete(request) for request in requests)))
 
-    def streaming(
-        self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any
-    ) -> Iterator[GenericStreamingChunk]:
+    def streaming(self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any) -> Iterator[Any]:
         """One sample, piece by piece."""
         with _errors(model):
             engine, requests = _open(model, messages, optional_params, streaming=True)
+            chunks = _Chunks()
             for event in engine.stream(requests[0]):
-                if chunk := _chunk(event):
+                if chunk := chunks.of(event):
                     yield chunk
 
     async def astreaming(
         self, model: str, messages: list[Any], optional_params: dict[str, Any], **_: Any
-    ) -> AsyncIterator[GenericStreamingChunk]:
+    ) -> AsyncIterator[Any]:
         """As `streaming`; closing the iterator cancels."""
         with _errors(model):
             engine, requests = await asyncio.to_thread(_open, model, messages, optional_params, streaming=True)
+            chunks = _Chunks()
             async for event in AsyncMLXEngine(engine).stream(requests[0]):
-                if chunk := _chunk(event):
+                if chunk := chunks.of(event):
                     yield chunk
 
 
@@ -222,7 +228,8 @@ def _choice(answer: Response) -> dict[str, Any]:
         if isinstance(part, ToolCallPart)
     ]
     thought = "".join(part.text for part in answer.message.parts if part.type == "thinking")
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text or (None if calls else "")}
+    text = "".join(part.text for part in answer.message.parts if part.type == "text")
+    message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
     if calls:
         message["tool_calls"] = calls
     if thought:
@@ -242,24 +249,34 @@ def _logprob(token: Any) -> dict[str, Any]:
     return {**content, "top_logprobs": rivals}
 
 
-def _chunk(event: Any) -> GenericStreamingChunk | None:
-    if isinstance(event, StreamDeltaEvent):
-        if event.delta.type != "text":
+class _Chunks:
+    """A stream's events as LiteLLM's chunks: its own kind for thoughts, which the generic kind does not know."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def of(self, event: Any) -> Any:
+        """None for an event that says nothing."""
+        if isinstance(event, StreamEndEvent):
+            reason = event.finish_reason or "stop"
+            return _generic(finish_reason=_FINISH.get(reason, reason), is_finished=True, usage=_usage(event.usage))
+        if not isinstance(event, StreamDeltaEvent):
             return None
-        return GenericStreamingChunk(
-            text=event.delta.text, tool_use=None, is_finished=False, finish_reason="", usage=None, index=0
-        )
-    if isinstance(event, StreamEndEvent):
-        reason = event.finish_reason or "stop"
-        return GenericStreamingChunk(
-            text="",
-            tool_use=None,
-            is_finished=True,
-            finish_reason=_FINISH.get(reason, reason),
-            usage=_usage(event.usage),
-            index=0,
-        )
-    return None
+        delta = event.delta
+        if delta.type == "thinking":
+            thought = Delta(role="assistant", content=None, reasoning_content=delta.text)
+            return ModelResponseStream(choices=[StreamingChoices(index=0, delta=thought)])
+        if delta.type == "tool_call":
+            function = {"name": delta.name, "arguments": delta.input}
+            self._calls += 1
+            call = {"id": delta.id, "type": "function", "function": function, "index": self._calls - 1}
+            return _generic(tool_use=call)
+        return _generic(text=delta.text) if delta.type == "text" else None
+
+
+def _generic(**fields: Any) -> GenericStreamingChunk:
+    empty: Any = {"text": "", "tool_use": None, "is_finished": False, "finish_reason": "", "usage": None, "index": 0}
+    return GenericStreamingChunk(**{**empty, **fields})
 
 
 def _usage(usage: Usage | None) -> Any:

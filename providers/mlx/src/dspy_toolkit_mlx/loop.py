@@ -20,7 +20,6 @@ from dspy_toolkit.errors import GrammarError
 from dspy_toolkit_mlx import host
 from dspy_toolkit_mlx.conversion import cache_directory
 from dspy_toolkit_mlx.desk import Desk, Inbox
-from dspy_toolkit_mlx.grammar import LLGuide
 from dspy_toolkit_mlx.intake import Intake
 from dspy_toolkit_mlx.machine import MemoryGuard, kv_budget
 from dspy_toolkit_mlx.parity import checked_runner
@@ -31,6 +30,7 @@ from dspy_toolkit_mlx.scheduler import Build, Entry, Limits, Scheduler
 from dspy_toolkit_mlx.sequence import Sequence, TokenChoice
 from dspy_toolkit_mlx.shelf import PrefixShelf
 from dspy_toolkit_mlx.stats import EngineStats
+from dspy_toolkit_mlx.transcript import Piece
 
 if TYPE_CHECKING:
     from dspy_toolkit_mlx.ticket import Ticket
@@ -106,7 +106,7 @@ class EngineLoop:
         )
 
     def sequences(
-        self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[str], None] | None
+        self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[Piece], None] | None
     ) -> list[Sequence]:
         """As Intake.sequences; raises InvalidRequestError for what can never run here. In the caller's thread."""
         made = self.intake.sequences(request, samples, emit)
@@ -315,7 +315,7 @@ class EngineLoop:
             return None
         bitmask = np.full((len(rows), self.intake.words), -1, dtype=np.int32)
         for index, row in enumerate(rows):
-            if isinstance(row.guide, LLGuide):
+            if row.guide is not None:
                 try:
                     row.guide.fill(bitmask, index)
                 except GrammarError as error:

@@ -10,20 +10,13 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from dspy.lm15 import (
-    ContextLengthError,
-    InvalidRequestError,
-    Message,
-    Request,
-    TextPart,
-    ThinkingPart,
-    ToolCallPart,
-    ToolResultPart,
-    UnsupportedFeatureError,
-)
+from dspy.lm15 import ContextLengthError, InvalidRequestError, Request, UnsupportedFeatureError
 
 from dspy_toolkit_mlx.grammar import GrammarSource
+from dspy_toolkit_mlx.messages import chat, shape, system_text
 from dspy_toolkit_mlx.sequence import Sampling, derive
+from dspy_toolkit_mlx.thinking import Thinker, ThoughtPlan, budget
+from dspy_toolkit_mlx.tools import ToolPlan, tool_plan
 
 __all__ = ["METADATA", "Prepared", "PromptRenderer", "read_options"]
 
@@ -57,6 +50,7 @@ METADATA: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] 
     ),
     "rollout_id": (_integer, lambda v: v >= 0, "a whole number from 0"),
     "timeout": (_number, lambda v: v > 0, "seconds above 0"),
+    "thinking_tokens": (_integer, lambda v: v > 0, "a whole number above 0"),
 }
 """Options that travel in `metadata`, for DSPy's requests have no field for them: reader, check, what is expected."""
 
@@ -72,6 +66,8 @@ class Prepared:
     grammar: GrammarSource | None
     deadline: float | None
     seeded: bool
+    tools: ToolPlan | None = None
+    thought: ThoughtPlan | None = None
 
     def sample(self, rollout: int | None, completion: int) -> Sampling:
         """The sampling of one completion of one rollout. The first completion without a rollout is the plain seed's.
@@ -126,7 +122,7 @@ def _grammar(given: Any, response_format: Mapping[str, Any] | None) -> GrammarSo
     if given is not None:
         if not isinstance(given, Mapping) or not isinstance(given.get("lark"), str):
             raise InvalidRequestError("The option 'grammar' must be {'lark': <grammar>, 'minimal': <shortest answer>}.")
-        return GrammarSource.lark(given["lark"], given.get("minimal"))
+        return GrammarSource.lark(given["lark"], given.get("minimal"), _fields(given.get("fields") or ()))
     if response_format is None:
         return None
     if response_format["type"] == "json_object":
@@ -134,10 +130,29 @@ def _grammar(given: Any, response_format: Mapping[str, Any] | None) -> GrammarSo
     return GrammarSource.json_schema(response_format["schema"])
 
 
+def _fields(given: Any) -> tuple[tuple[str, int | None], ...]:
+    """The fields' openings and budgets."""
+    try:
+        fields = tuple((field["opening"], field["tokens"]) for field in given)
+        good = all(
+            isinstance(opening, str) and opening and (tokens is None or (type(tokens) is int and tokens > 0))
+            for opening, tokens in fields
+        )
+    except (TypeError, KeyError):
+        good, fields = False, ()
+    if not good:
+        raise InvalidRequestError(
+            "The option 'grammar' has 'fields' that are not [{'opening': <text>, 'tokens': <number above 0, or None>}]."
+        )
+    return fields
+
+
 class PromptRenderer:
     """Turns messages into tokens with one tokenizer's chat template. Safe to call from any thread.
 
     `context` is the model's context length in tokens. `encode` turns text into tokens, special tokens included.
+    `thinker` are the tags of a model that thinks. `described` are the marks of a tool call where the template knows no
+    tools. `variables` are the names by which the template knows whether to think.
     """
 
     def __init__(
@@ -148,8 +163,14 @@ class PromptRenderer:
         context: int,
         default_max_tokens: int,
         vocab_size: int,
+        thinker: Thinker | None = None,
+        described: tuple[str, str] | None = None,
+        variables: Sequence[str] = ("enable_thinking",),
     ):
         self._apply = apply_template
+        self._thinker = thinker
+        self._described = described
+        self._variables = variables
         self._encode = encode
         self.context = context
         self._default_max_tokens = default_max_tokens
@@ -165,9 +186,9 @@ class PromptRenderer:
         outside = [token for token in options.get("logit_bias", {}) if not 0 <= token < self._vocab_size]
         if outside:
             raise InvalidRequestError(f"logit_bias names token {outside[0]}; the vocabulary has {self._vocab_size}.")
-        if grammar is not None and config.reasoning is not None and config.reasoning.effort != "off":
-            raise UnsupportedFeatureError("A grammar leaves no room for a thought.", feature="config.reasoning")
-        prompt = self._prompt(request, guided=grammar is not None)
+        tools = tool_plan(request)
+        constrained = grammar is not None or (tools is not None and tools.required)
+        prompt, opened = self._prompt(request, tools, constrained=constrained)
         room = self.context - len(prompt)
         if room < 1:
             raise self._too_long(request, len(prompt))
@@ -177,6 +198,11 @@ class PromptRenderer:
             seed = _prompt_seed(config.seed, prompt)
         else:
             seed = secrets.randbits(63)
+        max_tokens = min(config.max_tokens or self._default_max_tokens, room)
+        thought = None
+        if opened is not None:
+            allowed = budget(config.reasoning, options.get("thinking_tokens"), max_tokens)
+            thought = ThoughtPlan(opened=opened, asked=config.reasoning is not None, budget=allowed)
         return Prepared(
             prompt=tuple(prompt),
             sampling=Sampling(
@@ -192,11 +218,13 @@ class PromptRenderer:
                 seed=seed,
                 logprobs=config.logprobs,
             ),
-            max_tokens=min(config.max_tokens or self._default_max_tokens, room),
+            max_tokens=max_tokens,
             stop=config.stop,
             grammar=grammar,
             deadline=time.monotonic() + options["timeout"] if "timeout" in options else None,
             seeded=config.seed is not None,
+            tools=tools,
+            thought=thought,
         )
 
     def count(self, messages: Sequence[Mapping[str, Any]]) -> int:
@@ -204,20 +232,26 @@ class PromptRenderer:
         plain = [{"role": message["role"], "content": _content(message.get("content"))} for message in messages]
         return len(self._encode(self._render(plain, {})))
 
-    def _prompt(self, request: Request, *, guided: bool) -> list[int]:
-        messages = [_plain(message) for message in request.messages]
-        system = _system(request)
-        if system:
-            messages.insert(0, {"role": "system", "content": system})
-        options: dict[str, Any] = {}
-        if request.tools:
-            options["tools"] = [_tool(tool) for tool in request.tools]
+    def _prompt(self, request: Request, tools: ToolPlan | None, *, constrained: bool) -> tuple[list[int], bool | None]:
+        """The tokens; and whether they end inside a thought, None if the answer holds no thought."""
         reasoning = request.config.reasoning
-        if reasoning is not None:
-            options["enable_thinking"] = reasoning.effort != "off"
-        elif guided:
-            options["enable_thinking"] = False  # the grammar leaves no room for a thought before the answer
-        return self._encode(self._render(messages, options))
+        wanted = None if reasoning is None else not reasoning.is_off
+        if wanted and self._thinker is None:
+            raise UnsupportedFeatureError(
+                "This model does not think before it answers; leave the reasoning effort out.",
+                feature="config.reasoning",
+            )
+        options: dict[str, Any] = {}
+        if tools is not None and self._described is None:
+            options["tools"] = [shape(tool) for tool in tools.told]
+        if wanted is not None or constrained:
+            options |= dict.fromkeys(self._variables, bool(wanted))  # a constrained answer has no thought unless asked
+        told = () if tools is None else tools.told
+        text = self._render(chat(request, self._described, told), options)
+        if self._thinker is None:
+            return self._encode(text), None
+        text, opened = self._thinker.settle(text, wanted=wanted, constrained=constrained)
+        return self._encode(text), opened
 
     def _render(self, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
         """The chat template's text; `options` are the template's own variables."""
@@ -236,57 +270,21 @@ class PromptRenderer:
             raise InvalidRequestError(f"The model's chat template refuses these messages: {error}") from error
 
     def _too_long(self, request: Request, total: int) -> ContextLengthError:
-        system = len(self._encode(_system(request)))
-        texts = [len(self._encode(_plain(message)["content"] or "")) for message in request.messages]
+        system = len(self._encode(system_text(request)))
+        texts = [
+            sum(len(self._encode(part.text)) for part in message.parts if part.type == "text")
+            for message in request.messages
+        ]
         demonstrations, last = sum(texts[:-1]), texts[-1]
+        tools = sum(len(self._encode(json.dumps(shape(tool)))) for tool in request.tools)
+        offered = f"tools: {tools}, " if tools else ""
         return ContextLengthError(
             f"The prompt has {total} tokens; the model's context has {self.context} and one must be left to answer. "
-            f"System message: {system}, demonstrations and earlier turns: {demonstrations}, input: {last}."
+            f"System message: {system}, {offered}demonstrations and earlier turns: {demonstrations}, input: {last}."
         )
-
-
-def _system(request: Request) -> str:
-    if request.system is None:
-        return ""
-    if isinstance(request.system, str):
-        return request.system
-    return "".join(_text(part, "system") for part in request.system)
 
 
 def _content(content: Any) -> str:
     if isinstance(content, str) or content is None:
         return content or ""
     return "".join(part.get("text", "") for part in content)
-
-
-def _text(part: Any, where: str) -> str:
-    if isinstance(part, TextPart):
-        return part.text
-    raise UnsupportedFeatureError(f"{where}: this engine reads text, not {part.type}.", feature=where)
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    """A message as chat templates expect it."""
-    out: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
-    texts, calls = [], []
-    for part in message.parts:
-        if isinstance(part, ToolCallPart):
-            calls.append({"type": "function", "id": part.id, "function": {"name": part.name, "arguments": part.input}})
-        elif isinstance(part, ToolResultPart):
-            texts.append("".join(_text(inner, "messages") for inner in part.content))
-            out["name"] = part.name
-        elif isinstance(part, ThinkingPart):
-            out["reasoning_content"] = part.text
-        else:
-            texts.append(_text(part, "messages"))
-    out["content"] = "".join(texts)
-    if calls:
-        out["tool_calls"] = calls
-    return out
-
-
-def _tool(tool: Any) -> dict[str, Any]:
-    if tool.type != "function":
-        raise UnsupportedFeatureError(f"The tool {tool.name!r} is not a function.", feature="tools")
-    function = {"name": tool.name, "description": tool.description or "", "parameters": tool.parameters}
-    return {"type": "function", "function": function}

@@ -11,6 +11,7 @@ from typing import Any
 
 from dspy_toolkit_mlx.prefix import Node, PrefixTree
 from dspy_toolkit_mlx.sequence import Sequence
+from dspy_toolkit_mlx.transcript import Piece
 
 __all__ = ["Build", "Entry", "Limits", "Scheduler"]
 
@@ -54,16 +55,16 @@ class Entry:
     covered: int = 0
     version: int = -1
     target: Node | None = None
-    _ears: dict[int, Callable[[str], None]] = field(default_factory=dict)
+    _ears: dict[int, Callable[[Piece], None]] = field(default_factory=dict)
 
     def ride(self, rider: Sequence) -> None:
-        """Promise the answer to one more, and tell it the text so far."""
+        """Promise the answer to one more, and tell it the answer so far."""
         self.riders.append(rider)
         if rider.emit is not None:
             self._ears[rider.id] = rider.emit
             self.sequence.emit = self._tell
-            if self.sequence.text:
-                self._tell_one(rider, self.sequence.text)
+            for piece in self.sequence.transcript.parts:
+                self._tell_one(rider, piece)
 
     def drop(self, rider: Sequence) -> bool:
         """Forget one of the riders; whether none is left."""
@@ -71,14 +72,14 @@ class Entry:
         self._ears.pop(rider.id, None)
         return not self.riders
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, piece: Piece) -> None:
         for rider in self.riders:
-            self._tell_one(rider, text)
+            self._tell_one(rider, piece)
 
-    def _tell_one(self, rider: Sequence, text: str) -> None:
+    def _tell_one(self, rider: Sequence, piece: Piece) -> None:
         if rider.id in self._ears:
             try:
-                self._ears[rider.id](text)
+                self._ears[rider.id](piece)
             except Exception as error:  # noqa: BLE001 - the caller's code; the row may be others' too
                 log.warning("A listener failed; its request is cancelled: %r", error)
                 rider.cancelled = True

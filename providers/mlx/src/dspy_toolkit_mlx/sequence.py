@@ -1,12 +1,17 @@
 """One completion on its way through the engine: its prompt, its options, what it has produced, why it ended."""
 
-import codecs
 import itertools
 from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Sequence as Row
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
-__all__ = ["Guide", "Sampling", "Sequence", "TextStream", "TokenChoice", "derive"]
+import numpy as np
+from numpy.typing import NDArray
+
+from dspy_toolkit_mlx.transcript import Call, Channel, Piece, Transcript
+
+__all__ = ["Guide", "Sampling", "Sequence", "TokenChoice", "derive"]
 
 _ids = itertools.count(1)
 
@@ -63,17 +68,40 @@ class TokenChoice:
 
 
 class Guide(Protocol):
-    """What a grammar tells a sequence. Called by the engine thread only."""
+    """What a grammar, a thought's budget or a tool's schema tell a sequence. Called by the engine thread only.
+
+    `staged` says that there may be other parts than text, `until` what text opens a call where no token does.
+    """
+
+    staged: bool
+    until: str
 
     def start(self) -> list[int]:
         """The tokens that the grammar forces before anything is sampled."""
         ...
 
+    def fill(self, bitmask: NDArray[np.int32], row: int) -> None:
+        """Write the mask of the next token into a row of `bitmask` (int32, one bit per token, set means allowed).
+
+        The row comes with all bits set. Raises GrammarError when the matcher is in error.
+        """
+        ...
+
     def advance(self, token: int, left: int) -> list[int]:
-        """Take a sampled token; return the tokens of the answer that follow from it, itself first if it is one.
+        """Take a sampled token; return the tokens of the answer that follow from it, mostly itself first.
 
         `left` is what remains of max_tokens. Raises GrammarError when the matcher is in error.
         """
+        ...
+
+    @property
+    def channels(self) -> Row[Channel]:
+        """What the tokens last returned belong to, one for each; empty when all are text."""
+        ...
+
+    @property
+    def calls(self) -> Row[Call]:
+        """The tool calls that are whole by now."""
         ...
 
     @property
@@ -82,52 +110,14 @@ class Guide(Protocol):
         ...
 
     @property
-    def cut(self) -> bool:
-        """Whether the budget, not the model, ended a field."""
+    def complete(self) -> bool:
+        """Whether what was produced is all that a grammar asked for."""
         ...
 
-
-class TextStream:
-    """Bytes of tokens in, text out: never half a code point, never a stop string or what may become one."""
-
-    def __init__(self, stop: tuple[str, ...] = ()):
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._stop = stop
-        self._held = ""
-        self._parts: list[str] = []
-        self.stopped = False
-
     @property
-    def text(self) -> str:
-        """What has been released so far."""
-        return "".join(self._parts)
-
-    def push(self, data: bytes, *, final: bool = False) -> str:
-        """Return the text that is certain by now. After a stop string `stopped` is True and nothing more comes."""
-        if self.stopped:
-            return ""
-        self._held += self._decoder.decode(data, final)
-        cut = min((at for s in self._stop if (at := self._held.find(s)) >= 0), default=-1) if self._stop else -1
-        if cut >= 0:
-            self.stopped = True
-            out, self._held = self._held[:cut], ""
-        else:
-            keep = self._doubtful() if self._stop and not final else 0
-            at = len(self._held) - keep
-            out, self._held = self._held[:at], self._held[at:]
-        if out:
-            self._parts.append(out)
-        return out
-
-    def _doubtful(self) -> int:
-        """How many characters at the end may be the beginning of a stop string."""
-        longest = 0
-        for stop in self._stop:
-            for size in range(min(len(stop) - 1, len(self._held)), longest, -1):
-                if self._held.endswith(stop[:size]):
-                    longest = size
-                    break
-        return longest
+    def cut(self) -> bool:
+        """Whether the budget of the whole answer, not the model, ended something."""
+        ...
 
 
 _OWN = frozenset({"arrival", "cancelled", "deadline", "emit", "id"})
@@ -139,9 +129,9 @@ class Sequence:
     """A completion. Made by the caller's thread, then owned and changed by the engine thread alone.
 
     `tokens` is the answer so far; `pending` are the tokens at its end (or the prompt's) that the model has not seen.
-    `token_bytes` turns a token into its bytes. `finish_reason` is None while it runs. Sequences of equal `twin` have
-    the same answer; None is equal to nothing. `turns` are places in the prompt where messages begin: prompts to come
-    are likely to part from this one there.
+    `token_bytes` turns a token into its bytes. `finish_reason` is None while it runs. `thought` counts the
+    tokens of the thought. Sequences of equal `twin` have the same answer; None is equal to nothing. `turns` are places
+    in the prompt where messages begin: prompts to come are likely to part from this one there.
     """
 
     prompt: tuple[int, ...]
@@ -154,7 +144,7 @@ class Sequence:
     deadline: float | None = None
     arrival: float = 0.0
     id: int = field(default_factory=lambda: next(_ids))
-    emit: Callable[[str], None] | None = None
+    emit: Callable[[Piece], None] | None = None
     twin: Hashable | None = None
     turns: tuple[int, ...] = ()
 
@@ -169,14 +159,21 @@ class Sequence:
     begun: bool = False
     admitted: float | None = None
     first_token: float | None = None
-    stream: TextStream = field(init=False)
+    thought: int = 0
+    transcript: Transcript = field(init=False)
 
     def __post_init__(self) -> None:
-        self.stream = TextStream(self.stop)
+        self.transcript = Transcript(self.stop, self._say)
+        if self.guide is not None:
+            self.transcript = Transcript(self.stop, self._say, self.guide.until, self.guide.staged)
+
+    def _say(self, piece: Piece) -> None:
+        if self.emit is not None:
+            self.emit(piece)
 
     @property
     def text(self) -> str:
-        return self.stream.text
+        return self.transcript.text
 
     @property
     def finished(self) -> bool:
@@ -222,7 +219,8 @@ class Sequence:
                 self._finish("length")
 
     def _append(self, tokens: list[int], choice: TokenChoice | None = None) -> None:
-        for token in tokens:
+        channels = () if self.guide is None else self.guide.channels
+        for index, token in enumerate(tokens):
             if choice is not None and token == choice.token:
                 self.choices.append(choice)
             else:
@@ -231,16 +229,17 @@ class Sequence:
             choice = None
             self.tokens.append(token)
             self.pending.append(token)
-            self._emit(self.stream.push(self.token_bytes(token)))
-            if self.stream.stopped:
+            channel = channels[index] if channels else "text"
+            self.thought += channel == "thinking"
+            self.transcript.push(self.token_bytes(token), channel)
+            if self.transcript.stopped:
                 self._finish("stop")
                 return
+        if self.guide is not None:
+            for call in self.guide.calls[len(self.transcript.calls) :]:
+                self.transcript.add(call)
 
     def _finish(self, reason: str) -> None:
-        self.finish_reason = reason
         self.pending = []
-        self._emit(self.stream.push(b"", final=True))
-
-    def _emit(self, text: str) -> None:
-        if text and self.emit is not None:
-            self.emit(text)
+        self.transcript.flush()
+        self.finish_reason = "tool_call" if reason == "stop" and self.transcript.calls else reason

@@ -1,0 +1,166 @@
+"""What an answer says, as it is written: thought, text and tool calls, released piece by piece.
+
+tokens        <think> He asks. </think> Let me look. <tool_call> {"name": ...} </tool_call>
+channels      mark    thinking mark     text         mark        call           call
+pieces                "He asks."        "Let me look."                          Call(...)
+"""
+
+import codecs
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Call", "Channel", "Piece", "TextStream", "Transcript"]
+
+Channel = Literal["text", "thinking", "call", "mark"]
+"""What a token belongs to. A call's tokens are read when the call is whole; marks stand between the parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A whole tool call: a declared tool and its arguments."""
+
+    id: str
+    name: str
+    input: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Something new in an answer: more text or thought, or a call. `part` counts the answer's parts from 0."""
+
+    kind: Literal["text", "thinking", "call"]
+    part: int
+    text: str = ""
+    call: Call | None = None
+
+
+class TextStream:
+    """Bytes of tokens in, text out: never half a code point, never a stop string or what may become one.
+
+    `until` ends the text as a stop string does, but is no reason to stop. `trim` leaves out blanks at both ends.
+    """
+
+    def __init__(self, stop: tuple[str, ...] = (), *, until: str = "", trim: bool = False):
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._ends = (*stop, until) if until else stop
+        self._until = until
+        self._trim = trim
+        self._held = ""
+        self._parts: list[str] = []
+        self._over = False
+        self.stopped = False
+
+    @property
+    def text(self) -> str:
+        """What has been released so far."""
+        return "".join(self._parts)
+
+    def push(self, data: bytes, *, final: bool = False) -> str:
+        """Return the text that is certain by now. After a stop string `stopped` is True and nothing more comes."""
+        if self._over:
+            return ""
+        self._held += self._decoder.decode(data, final)
+        if self._trim and not self._parts:
+            self._held = self._held.lstrip()
+        hits = [(at, end) for end in self._ends if (at := self._held.find(end)) >= 0]
+        if hits:
+            at, end = min(hits)
+            self._over, self.stopped = True, end != self._until
+            out, self._held = self._held[:at], ""
+            final = True
+        else:
+            keep = 0 if final else self._doubtful()
+            at = len(self._held) - keep
+            out, self._held = self._held[:at], self._held[at:]
+        if self._trim:
+            shown = out.rstrip()
+            if not final:
+                self._held = out[len(shown) :] + self._held
+            out = shown
+        if out:
+            self._parts.append(out)
+        return out
+
+    def _doubtful(self) -> int:
+        """How many characters at the end may be the beginning of a stop string."""
+        longest = 0
+        for stop in self._ends:
+            for size in range(min(len(stop) - 1, len(self._held)), longest, -1):
+                if self._held.endswith(stop[:size]):
+                    longest = size
+                    break
+        return longest
+
+
+@dataclass(eq=False)
+class Transcript:
+    """An answer's parts. Changed by the engine thread alone; `emit` is called there with every piece.
+
+    `stop` strings are looked for in the text, neither in thoughts nor in calls. `staged` says that there may be parts
+    other than text, whose marks `until` and surrounding blanks are then no text either.
+    """
+
+    stop: tuple[str, ...] = ()
+    emit: Callable[[Piece], None] | None = None
+    until: str = ""
+    staged: bool = False
+    parts: list[Piece] = field(default_factory=list)
+    stopped: bool = False
+    _channel: Channel = "text"
+    _stream: TextStream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stream = self._open("text")
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if part.kind == "text")
+
+    @property
+    def thought(self) -> str:
+        return "".join(part.text for part in self.parts if part.kind == "thinking")
+
+    @property
+    def calls(self) -> list[Call]:
+        return [part.call for part in self.parts if part.call is not None]
+
+    def push(self, data: bytes, channel: Channel = "text") -> None:
+        """Take a token's bytes. After a stop string `stopped` is True."""
+        if channel != self._channel:
+            self.flush()
+            self._channel, self._stream = channel, self._open(channel)
+        if channel in ("text", "thinking"):
+            self._release(self._stream.push(data))
+            self.stopped = self._stream.stopped
+
+    def add(self, call: Call) -> None:
+        self.flush()
+        self._say(Piece("call", len(self.parts), call=call))
+
+    def flush(self) -> None:
+        """The part ends here: what was held back is said, or was blank."""
+        if self._channel in ("text", "thinking"):
+            self._release(self._stream.push(b"", final=True))
+
+    def _open(self, channel: Channel) -> TextStream:
+        if channel == "text":
+            return TextStream(self.stop, until=self.until, trim=self.staged)
+        return TextStream(trim=True)
+
+    def _release(self, text: str) -> None:
+        if not text:
+            return
+        kind = "thinking" if self._channel == "thinking" else "text"
+        last = self.parts[-1] if self.parts else None
+        if last is not None and last.kind == kind:
+            self.parts[-1] = Piece(kind, last.part, last.text + text)
+            self._say(Piece(kind, last.part, text), new=False)
+        else:
+            self._say(Piece(kind, len(self.parts), text))
+
+    def _say(self, piece: Piece, *, new: bool = True) -> None:
+        if new:
+            self.parts.append(piece)
+        if self.emit is not None:
+            self.emit(piece)
