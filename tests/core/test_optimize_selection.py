@@ -13,6 +13,7 @@ from dspy_toolkit.hookspecs import hookimpl
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.modules import ModuleRegistry, ProjectSignatureConfig
 from dspy_toolkit.optimize import (
+    Limits,
     OptimizerEngine,
     OptimizerType,
     Situation,
@@ -195,6 +196,12 @@ def test_auto_lets_the_model_and_parameters_count(framework):
         "bootstrap",
         "with 3 validation rows, differences between candidates would be luck.",
     )
+
+
+def test_auto_knows_the_budget(framework):
+    result = framework.optimize_module(PROGRAM, ROWS, ExactMatch(), optimizer="auto", limits=Limits(calls=60))
+    assert result.optimizer == "bootstrap"
+    assert "do not pay for comparing candidates" in result.reason
 
 
 def test_named_optimizers_have_no_reason(framework):

@@ -7,6 +7,7 @@ import dspy
 from learners import PROGRAM, ROWS, exact, learner, refused, run, said, split
 
 from dspy_toolkit.optimize import prepare
+from dspy_toolkit.programs.nearest import Nearest
 from dspy_toolkit.testing import ScriptedLM
 
 
@@ -71,3 +72,26 @@ def test_an_optimized_program_can_be_optimized_again(plugin_manager):
     first = run(plugin_manager, ScriptedLM(learner), "bootstrap")
     for name in ("bootstrap", "random-search", "copro"):
         assert run(plugin_manager, ScriptedLM(learner), name, program=first.program).optimized.score == 100
+
+
+def nearest_label(request):
+    """Right only where a demonstration with the same first digit is in the prompt."""
+    question = re.search(r"\[\[ ## question ## \]\]\n(q\d+)", request.messages[-1].text)[1]
+    shown = [found for message in request.messages[:-1] for found in re.findall(r"\nq(\d)", message.text)]
+    return {"answer": f"a{question[1:]}" if question[1] in shown else "?"}
+
+
+def test_random_search_can_compare_the_nearest_rows_too(plugin_manager):
+    """Ten kinds of question and three demonstrations: no fixed set serves, each call's own does."""
+    rows = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(100, 1000, 9)]
+    random.Random(2).shuffle(rows)
+    options = {"num_candidate_programs": 2, "max_labeled_demos": 3, "max_bootstrapped_demos": 1}
+    scores = {}
+    for nearest in (False, True):
+        result = run(
+            plugin_manager, ScriptedLM(nearest_label), "random-search", data=rows,
+            parameters={**options, "nearest": nearest},
+        )  # fmt: skip
+        scores[nearest] = result.optimized.score
+        assert isinstance(result.program, Nearest) == nearest
+    assert scores[True] > scores[False]

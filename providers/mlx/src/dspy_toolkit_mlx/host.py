@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -76,7 +76,7 @@ def _seconds(work: Any) -> float:
 def _view(array: mx.array) -> NDArray[Any]:
     """The array's own memory. To be written to only if nothing else can refer to the array."""
     mx.eval(array)
-    return np.asarray(memoryview(array))
+    return np.asarray(memoryview(cast(Any, array)))
 
 
 def booleans(mask: mx.array) -> NDArray[np.bool_]:
