@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dspy
@@ -36,6 +37,7 @@ from dspy_toolkit.optimize import (
 from dspy_toolkit.optimize.again import asked_again, asked_with, going_on, limits_given, rows_again
 from dspy_toolkit.optimize.budget import calls_for_search
 from dspy_toolkit.optimize.identity import differences, identity
+from dspy_toolkit.optimize.journal import Journal
 from dspy_toolkit.optimize.run import Saved
 from dspy_toolkit.optimize.runs import identity_key
 from dspy_toolkit.plugins import PluginManager
@@ -549,7 +551,14 @@ class DSPyFramework:
             max_errors=max_errors,
             on_event=on_event,
             stop=stop,
+            open_journal=self._recorded,
         )
+
+    @contextmanager
+    def _recorded(self, on_event: EventSink | None) -> Iterator[Journal]:
+        """The journal of a new run, which is sent to MLflow as it is written."""
+        with self.runs.open() as journal, tracked(journal.folder, self.config, on_event):
+            yield journal
 
     def _metrics(self, target: Target, metrics: AnyMetric | Sequence[AnyMetric] | None) -> list[Metric]:
         """The metrics asked for, or the task's."""

@@ -17,7 +17,7 @@ Id = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, as `dsp
 
 
 def add_to(app: typer.Typer) -> None:
-    group = typer.Typer(invoke_without_command=True, help="Recorded optimizations: list, show, delete.")
+    group = typer.Typer(invoke_without_command=True, help="Recorded optimizations and evaluations: list, show, delete.")
     app.add_typer(group, name="runs")
 
     @group.callback()
@@ -61,10 +61,12 @@ def _list(output: Output) -> None:
     for column in ("run", "task", "optimizer", "status", "before", "after", "calls", "begun (UTC)"):
         table.add_column(column, overflow="fold", justify="right" if column in ("before", "after", "calls") else "left")
     for row in rows:
-        before, after = (_number(row[name]) for name in ("baseline", "optimized"))
+        before, after = _number(row["baseline"]), _number(row["optimized"] if row["score"] is None else row["score"])
         calls = "" if row["lm_calls"] is None else str(row["lm_calls"])
         begun = row["started"][:16].replace("T", " ")
-        table.add_row(row["run"], row["task"], row["optimizer"], row["status"], before, after, calls, begun)
+        table.add_row(
+            row["run"], row["task"], row["optimizer"] or f"({row['kind']})", row["status"], before, after, calls, begun
+        )
     output.print(table)
 
 
@@ -73,11 +75,13 @@ def _line(run: "Run") -> dict[str, Any]:
     return {
         "run": run.id,
         "task": run.task,
-        "optimizer": run.identity["optimizer"],
+        "kind": run.kind,
+        "optimizer": run.identity.get("optimizer"),
         "model": run.identity["model"],
         "status": run.status,
         "baseline": (result.get("baseline") or {}).get("score"),
         "optimized": (result.get("optimized") or {}).get("score"),
+        "score": result.get("score"),
         "promoted": result.get("promoted"),
         "lm_calls": result.get("lm_calls"),
         "version": run.version,
@@ -141,7 +145,9 @@ def _told(document: Mapping[str, Any]) -> list[Any]:
         f"task       {document['task']}, metric {asked['metric']}, seed {asked['seed']}, rows "
         + ", ".join(f"{count} {name}" for name, count in asked["rows"].items()),
         f"optimizer  {document['optimizer']} "
-        + escape(", ".join(f"{name}={value}" for name, value in asked["parameters"].items())),
+        + escape(", ".join(f"{name}={value}" for name, value in asked["parameters"].items()))
+        if document["kind"] == "optimize"
+        else f"measured   {escape(asked['program'])} on {escape(asked['data'])}",
         f"model      {document['model']}",
     ]
     for stage in document["stages"]:

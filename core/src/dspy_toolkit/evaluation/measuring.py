@@ -11,6 +11,7 @@ from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.evaluation.noise import rollout
 from dspy_toolkit.evaluation.program_comparison import ProgramComparison
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
+from dspy_toolkit.evaluation.recorded import Measurement, Open, recording
 from dspy_toolkit.evaluation.rows import EvaluationRows
 from dspy_toolkit.evaluation.several import evaluate_several
 from dspy_toolkit.evaluation.target import Target
@@ -33,11 +34,22 @@ class Measuring:
     max_errors: int | None
     on_event: EventSink | None
     stop: threading.Event | None
+    open_journal: Open | None = None
 
     def evaluate(self, target: Target, rows: EvaluationRows, lm: Any) -> ProgramEvaluation:
-        """Raises as `evaluate_several` does, with a ProgramEvaluation of what was finished as `partial`, or None."""
+        """Recorded, where there is an `open_journal`.
+
+        Raises as `evaluate_several` does, with a ProgramEvaluation of what was finished as `partial`, or None.
+        """
         if self.repeats < 1:
             raise OptimizationError(f"The number of repeats is {self.repeats}; expected at least 1.")
+        with recording(self.open_journal, self.on_event) as record:
+            record.begin(self, target, rows, lm)
+            found = self._evaluated(target, rows, lm, record)
+            record.end("finished", found)
+        return found
+
+    def _evaluated(self, target: Target, rows: EvaluationRows, lm: Any, record: Measurement) -> ProgramEvaluation:
         done: list[Mapping[str, Evaluation]] = []
 
         def found(partial: str = "") -> ProgramEvaluation:
@@ -52,7 +64,7 @@ class Measuring:
 
         while len(done) < self.repeats:
             try:
-                done.append(self._once(target, rows, rollout(lm, len(done))))
+                done.append(self._once(target, rows, rollout(lm, len(done)), record))
             except OptimizationError as error:
                 what = f"{len(done)} of {self.repeats} repeats"
                 if not done and isinstance(error.partial, Mapping):
@@ -85,7 +97,7 @@ class Measuring:
             raise
         return ProgramComparison.of(first, second, targets)
 
-    def _once(self, target: Target, rows: EvaluationRows, lm: Any) -> dict[str, Evaluation]:
+    def _once(self, target: Target, rows: EvaluationRows, lm: Any, record: Measurement) -> dict[str, Evaluation]:
         return evaluate_several(
             target.module,
             rows.examples,
@@ -95,8 +107,9 @@ class Measuring:
             num_threads=self.num_threads,
             seed=self.seed,
             max_errors=self.max_errors,
-            on_event=self.on_event,
+            on_event=record.tell,
             stop=self.stop,
+            journal=record.journal,
         )
 
     def _announced(self, side: str, target: Target, rows: EvaluationRows, lm: Any) -> ProgramEvaluation:

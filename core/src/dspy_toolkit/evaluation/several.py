@@ -13,6 +13,7 @@ from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.metrics.set_metric import SetMetric
 from dspy_toolkit.optimize.evaluate import Evaluation, RowResult, evaluate, group_errors
 from dspy_toolkit.optimize.events import Event, EventSink
+from dspy_toolkit.optimize.journal import Journal
 from dspy_toolkit.optimize.scores import estimate
 from dspy_toolkit.optimize.set_scores import estimate_set, observations
 from dspy_toolkit.optimize.usage import StopRequested
@@ -32,6 +33,7 @@ def evaluate_several(
     max_errors: int | None = None,
     on_event: EventSink | None = None,
     stop: threading.Event | None = None,
+    journal: Journal | None = None,
 ) -> dict[str, Evaluation]:
     """Run `program` once on every row and score each answer with every metric; an Evaluation by the metric's name.
 
@@ -44,7 +46,7 @@ def evaluate_several(
     try:
         whole = evaluate(
             program, rows, Metric(asked, name=", ".join(asked.metrics)), lm=lm, adapter=adapter,
-            num_threads=num_threads, on_event=watch, stop=stop, seed=seed,
+            num_threads=num_threads, on_event=watch, stop=stop, seed=seed, journal=journal,
         )  # fmt: skip
     except OptimizationInterrupted as interruption:
         partial = asked.evaluations(interruption.partial, rows, seed) if interruption.partial else None

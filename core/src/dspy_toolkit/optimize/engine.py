@@ -29,6 +29,8 @@ class OptimizerEngine:
         """
         found = []
         for run in reversed(self._framework.runs.all()):
+            if run.kind != "optimize":
+                continue
             result = self._own.get(run.id) or recall(run)
             if result is not None:
                 found.append(result)

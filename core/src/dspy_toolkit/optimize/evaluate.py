@@ -143,12 +143,13 @@ def evaluate(
     is not a score of 0); OptimizationInterrupted on Ctrl-C or when `stop` is set, with the Evaluation of the finished
     rows, or None, as `partial`.
     """
-    record = None if journal is None else Recorder(journal)
-    meter = Meter(stop, on_call=record and record.call)
+    record = Recorder(journal)
+    record.stage = stage
+    meter = Meter(stop, on_call=None if journal is None else record.call)
     emitter = Emitter(on_event, meter)
     return evaluate_metered(
         program, rows, Metric(metric), lm=lm, adapter=adapter, num_threads=num_threads, seed=seed,
-        stage=stage, meter=meter, emitter=emitter, stop=stop, on_row=record and record.row,
+        stage=stage, meter=meter, emitter=emitter, stop=stop, on_row=None if journal is None else record.row,
     )  # fmt: skip
 
 

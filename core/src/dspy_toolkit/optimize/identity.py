@@ -21,7 +21,7 @@ from dspy_toolkit.errors import BundleError
 from dspy_toolkit.optimize.data import Splits, digest
 from dspy_toolkit.signatures.fingerprint import fingerprint
 
-__all__ = ["about", "differences", "identity", "packages", "state_of"]
+__all__ = ["about", "differences", "identity", "lm_options", "packages", "state_of"]
 
 _LM_OPTIONS = ("temperature", "max_tokens", "top_p", "seed", "stop")  # never keys or addresses
 _GIT_SECONDS = 5
@@ -40,7 +40,6 @@ def identity(
     task: str,
 ) -> dict[str, Any]:
     """What decides the outcome of a run. Budgets, threads and where things are kept do not."""
-    options = getattr(lm, "kwargs", {})
     return {
         "task": task,
         "optimizer": optimizer,
@@ -48,7 +47,7 @@ def identity(
         "seed": seed,
         "metric": metric,
         "model": str(getattr(lm, "model", type(lm).__name__)),
-        "model_options": _plain({name: options[name] for name in _LM_OPTIONS if options.get(name) is not None}),
+        "model_options": lm_options(lm),
         "adapter": type(adapter or dspy.ChatAdapter()).__name__,
         "data_digest": digest(data),
         "rows": data.sizes,
@@ -56,6 +55,12 @@ def identity(
         "program": _sha(state_of(program)),
         "version": __version__,
     }
+
+
+def lm_options(lm: Any) -> dict[str, Any]:
+    """The options of an LM that decide what it answers; never a key or an address."""
+    options = getattr(lm, "kwargs", {})
+    return _plain({name: options[name] for name in _LM_OPTIONS if options.get(name) is not None})
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -48,9 +48,14 @@ class Run:
         return self.identity["task"]
 
     @property
+    def kind(self) -> str:
+        """What was run: `optimize` or `evaluate`."""
+        return self.identity.get("kind", "optimize")
+
+    @property
     def resumable(self) -> bool:
-        """Whether it can be gone on with; one that a budget ended needs a larger one for that."""
-        return self.status in ("budget", "interrupted", "failed", "killed")
+        """Whether it can be gone on with; one that a budget ended needs a larger one for that. Measuring cannot."""
+        return self.kind == "optimize" and self.status in ("budget", "interrupted", "failed", "killed")
 
 
 class Runs:
@@ -100,7 +105,7 @@ class Runs:
         Raises UnknownNameError for an id that does not exist; OptimizationError for a run of another task, or one that
         cannot be gone on with, saying what there is.
         """
-        there = [run for run in self.all() if run.task == task]
+        there = [run for run in self.all() if run.task == task and run.kind == "optimize"]
         if id is None:
             found = next((run for run in there if run.resumable), None)
             if found is not None:
