@@ -95,6 +95,20 @@ def test_a_run_that_is_stopped_and_gone_on_with_is_one_run(framework, target, fo
     assert len(second.table("baseline.json")) == result.baseline.n
 
 
+def test_an_evaluation_is_a_run_too(framework, target, found, waited):
+    measured = framework.evaluate(
+        dspy.Predict("question -> answer"), ROWS, ["core/exact-match", "core/token-f1"], model="scripted/quiz"
+    )
+    (run,) = framework.runs.all()
+    there = found(target.uri, sent(run, waited), run.task.partition("/")[0] if "/" in run.task else "dspy-toolkit")
+    assert (there.status, there.tags["dspy-toolkit.kind"]) == ("FINISHED", "evaluate")
+    assert there.metrics["score"] == measured.evaluation.score.score
+    assert {there.metrics[f"parts/{name}"] for name in measured.metrics} == {
+        each.score.score for each in measured.metrics.values()
+    }
+    assert len(there.table("evaluate.json")) == len(ROWS) == len(there.traces)
+
+
 def test_what_cannot_start_leaves_nothing(framework, target, tmp_path):
     from mlflow import MlflowClient
 
