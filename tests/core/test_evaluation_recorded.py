@@ -65,3 +65,15 @@ def test_without_a_folder_to_write_it_is_measured_all_the_same(framework, tmp_pa
     found = framework.evaluate(PROGRAM, ROWS, ExactMatch(), on_event=told.append)
     assert found.evaluation.score.score == 50
     assert any("Not recorded" in event.message for event in told)
+
+
+def test_rows_and_programs_that_cannot_be_written_down_are_measured(framework):
+    class Plain(dspy.Module):
+        def forward(self, question, extra):
+            return dspy.Prediction(answer="a1" if extra is not None else "?")
+
+    rows = [{**row, "extra": object()} for row in ROWS]
+    found = framework.evaluate(Plain(), rows, ExactMatch())
+    assert found.evaluation.score.score == 50
+    (run,) = framework.runs.all()
+    assert run.status == "finished"

@@ -1,16 +1,16 @@
 """The record of a measurement: an evaluation is a run, with a journal, and in MLflow, as an optimization is."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
 
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.rows import EvaluationRows
 from dspy_toolkit.evaluation.target import Target
-from dspy_toolkit.optimize.data import row_digest
 from dspy_toolkit.optimize.events import Event, EventSink
 from dspy_toolkit.optimize.identity import about, lm_options
 from dspy_toolkit.optimize.journal import Journal
@@ -73,30 +73,29 @@ def recording(open_journal: Open | None, on_event: EventSink | None) -> Iterator
     if open_journal is None:
         yield Measurement(None, on_event)
         return
-    opened = open_journal(on_event)
-    try:
-        journal = opened.__enter__()
-    except OptimizationError as error:
-        if on_event is not None:
-            on_event(Event(kind="note", stage="evaluate", message=f"Not recorded: {error}"))
-        yield Measurement(None, on_event)
-        return
-    measurement = Measurement(journal, on_event)
-    try:
-        yield measurement
-    except BaseException as error:
-        stopped = isinstance(error, OptimizationInterrupted | KeyboardInterrupt)
-        partial = getattr(error, "partial", None)
-        measurement.end(
-            "interrupted" if stopped else "failed", partial if isinstance(partial, ProgramEvaluation) else None
-        )
-        raise
-    finally:
-        opened.__exit__(None, None, None)
+    with ExitStack() as opened:
+        try:
+            journal = opened.enter_context(open_journal(on_event))
+        except OptimizationError as error:
+            journal = None
+            if on_event is not None:
+                on_event(Event(kind="note", stage="evaluate", message=f"Not recorded: {error}"))
+        measurement = Measurement(journal, on_event)
+        try:
+            yield measurement
+        except BaseException as error:  # Ctrl-C too; how it ended is recorded before it goes on
+            stopped = isinstance(error, OptimizationInterrupted | KeyboardInterrupt)
+            partial = getattr(error, "partial", None)
+            measurement.end(
+                "interrupted" if stopped else "failed", partial if isinstance(partial, ProgramEvaluation) else None
+            )
+            raise
 
 
 def _digest(rows: EvaluationRows) -> str:
-    return hashlib.sha256(json.dumps(sorted(map(row_digest, rows.examples))).encode()).hexdigest()
+    """Equal for equal rows in any order. A value that JSON cannot hold counts by its type: no reason not to measure."""
+    texts = sorted(to_json(dict(row.items()), fallback=lambda value: str(type(value))) for row in rows.examples)
+    return hashlib.sha256(b"\n".join(texts)).hexdigest()
 
 
 def _result(found: ProgramEvaluation) -> dict[str, Any]:

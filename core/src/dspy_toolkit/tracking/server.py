@@ -46,7 +46,7 @@ class Server:
         )
         try:
             self._wait_until_it_answers(self._process)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no server is left behind
             self.stop()
             raise
         return self
