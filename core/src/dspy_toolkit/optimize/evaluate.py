@@ -330,9 +330,25 @@ def _in_threads(work: Sequence[_Row], num_threads: int, meter: Meter) -> Iterato
         threading.Thread(target=contextvars.copy_context().run, args=(worker,), daemon=True).start()
     try:
         for _ in work:
-            yield _next(outcomes, meter)
+            try:
+                outcome = _next(outcomes, meter)
+            except BaseException:
+                halt.set()
+                yield from _done(outcomes)  # what was finished before the end counts
+                raise
+            yield outcome
     finally:
         halt.set()
+
+
+def _done(outcomes: "queue.SimpleQueue[_Outcome | BaseException]") -> Iterator[_Outcome]:
+    while True:
+        try:
+            outcome = outcomes.get_nowait()
+        except queue.Empty:
+            return
+        if isinstance(outcome, _Outcome):
+            yield outcome
 
 
 def _next(outcomes: "queue.SimpleQueue[_Outcome | BaseException]", meter: Meter) -> _Outcome:
