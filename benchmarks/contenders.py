@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+from bounds import least_steps
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
 from workloads import Workload
 
 from dspy_toolkit.blas import blas_in_use
 from dspy_toolkit_mlx.models import ALIASES, ResolvedModel, load
+from dspy_toolkit_mlx.sequence import Sequence
 
 __all__ = ["CONTENDERS", "Job", "Outcome"]
 
@@ -42,7 +44,11 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What came out. Tokens are None where a contender does not tell."""
+    """What came out. Tokens are None where a contender does not tell.
+
+    `sampled` has each call's sampled tokens, sample by sample, in the order of the calls; `least_steps` is what they
+    leave to an engine with as many rows.
+    """
 
     seconds: float = 0.0
     calls: int = 0
@@ -52,6 +58,8 @@ class Outcome:
     prefill_computed: int | None = None
     output_tokens: int | None = None
     steps: int | None = None
+    least_steps: int | None = None
+    sampled: list[list[int]] = field(default_factory=list)
     stats: dict[str, Any] = field(default_factory=dict)
 
     def take(self, example: dspy.Example, answer: Any) -> None:
@@ -108,12 +116,24 @@ def ours(job: Job) -> Outcome:
     """The engine of dspy-toolkit-mlx, cold: nothing of the workload has been seen before."""
     from dspy_toolkit_mlx.engine import AsyncMLXEngine, MLXEngine
     from dspy_toolkit_mlx.lm import MLXLM
+    from dspy_toolkit_mlx.ticket import Ticket
+
+    calls: list[list[Ticket]] = []
+
+    class Watched(MLXEngine):
+        """Keeps the tickets: their sequences know what was sampled for each."""
+
+        def submit_all(self, *arguments: Any, **options: Any) -> list[Ticket]:
+            tickets = super().submit_all(*arguments, **options)
+            calls.append([*tickets])  # the burst takes its own list apart
+            return tickets
 
     outcome = Outcome()
-    with MLXEngine(partial(load, job.model), name=job.model.name) as engine:
+    with Watched(partial(load, job.model), name=job.model.name) as engine:
         lm = MLXLM(job.model.name, engine=engine, async_engine=AsyncMLXEngine(engine), cache=False)
         # Compiles nothing of the workload: one word, then what was counted so far is taken off.
         lm("Hi", max_tokens=1)
+        calls.clear()
         before = engine.stats()
         run_program(job, lm, job.workload.guided(), n_at_once=True, outcome=outcome)
         after = engine.stats()
@@ -125,8 +145,15 @@ def ours(job: Job) -> Outcome:
     outcome.prefill_computed = counted["prefill_computed"]
     outcome.output_tokens = counted["tokens_sampled"] + counted["tokens_forced"]
     outcome.steps = counted["steps"]
+    outcome.sampled = [[_sampled(ticket.sequence) for ticket in call] for call in calls]
+    outcome.least_steps = least_steps(outcome.sampled, job.threads, after["width_limit"])
     outcome.stats |= {"tokens_sampled": counted["tokens_sampled"], "forced_computed": counted["forced_computed"]}
     return outcome
+
+
+def _sampled(sequence: Sequence) -> int:
+    """The steps that a request needed: none if it rode on an equal one's row, which its whole prompt came from."""
+    return 0 if sequence.cached_tokens == len(sequence.prompt) else sequence.sampled
 
 
 # (a) a lock
