@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from contenders import Job
+    from job import Job
 
 __all__ = ["least_steps", "prompt_bounds"]
 
@@ -24,6 +24,7 @@ def prompt_bounds(job: "Job") -> dict[str, int]:
     common = next((i for i, tokens in enumerate(zip(*prompts, strict=False)) if len(set(tokens)) > 1), len(prompts[0]))
     return {
         "prompt_tokens": workload.samples * sum(len(prompt) for prompt in prompts),
+        "longest_prompt": max(map(len, prompts)),
         "common_prefix": common,
         "prefix_and_suffixes": common + sum(len(prompt) - common for prompt in prompts),
         "distinct_prefixes": _distinct(prompts),

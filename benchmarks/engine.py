@@ -3,6 +3,7 @@
     python benchmarks/engine.py                      # all workloads and contenders, 64 calls each: long on a CPU
     python benchmarks/engine.py --calls 8 --workloads A
     python benchmarks/engine.py --contenders ours,batch --json
+    python benchmarks/engine.py --contenders ours,llama --llama-server llama-server --llama-model smollm2-f32.gguf
 
 Loading is not timed. Everyone gets the same number type (float32 on a CPU), BLAS, budget and prompts, and starts cold.
 The table relates the prompt tokens that were computed to the least, which is the prefix that all prompts share once and
@@ -22,7 +23,8 @@ from typing import Any
 
 import dspy
 from bounds import prompt_bounds
-from contenders import CONTENDERS, Job, Outcome
+from contenders import CONTENDERS
+from job import Job, Outcome
 from rich.console import Console
 from rich.table import Table
 from workloads import workloads
@@ -49,6 +51,9 @@ def main() -> None:
                 threads=options.threads,
                 demonstrations=options.demonstrations,
                 max_tokens=options.max_tokens,
+                llama_server=options.llama_server,
+                llama_model=options.llama_model,
+                llama_slots=options.llama_slots,
             )
             results.append(_run(job, options.contenders, console))
     report = {"model": model.name, "machine": _machine(), "options": _plain(options), "workloads": results}
@@ -66,6 +71,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=90)
     parser.add_argument("--workloads", type=_several(workloads()), default=list(workloads().values()))
     parser.add_argument("--contenders", type=_several({name: name for name in CONTENDERS}), default=list(CONTENDERS))
+    llama = parser.add_argument_group("llama.cpp")
+    llama.add_argument("--llama-server", metavar="PATH", help="the program, or a Python that has xllamacpp installed")
+    llama.add_argument("--llama-model", type=Path, metavar="GGUF", help="default: the file that ours is from, as it is")
+    llama.add_argument("--llama-slots", type=int, metavar="N", help="calls at once; default: one for every thread")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, the tables on stderr")
     return parser.parse_args()
 
@@ -81,7 +90,8 @@ def _several(known: dict[str, Any]) -> Any:
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:
-    return {**vars(options), "workloads": [workload.name for workload in options.workloads]}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    return {**plain, "workloads": [workload.name for workload in options.workloads]}
 
 
 def _machine() -> dict[str, Any]:
