@@ -30,7 +30,7 @@ _ONCE = "the test's answer is none that the grammar allows, and a second call in
 EXPLAINED = {
     "*_and_lm_kwargs_with_native_tool_calling": _TOOLS,
     "*test_adapter_native_tool_calling_*": _TOOLS,
-    "*_with_citations_output_demo": "a field that no model writes (dspy.Citations) has no grammar: refused with its name",
+    "*_with_citations_output_demo": "a field that no model writes (dspy.Citations) has no grammar: refused by name",
     "*_format_exact_messages_*": "the messages agree; the test wants no arguments, and there is a grammar",
     "*_fallback_to_json_adapter_on_exception*": _ONCE,
     "*_fallback_preserves_native_function_calling_flag": _ONCE,
