@@ -69,7 +69,7 @@ class Runner(Protocol):
         ...
 
     def arrays(self) -> list[mx.array]:
-        """The caches of the running rows, to be evaluated with the logits."""
+        """What a step has written into caches and its logits do not depend on: to be evaluated with them."""
         ...
 
     def footprint(self) -> tuple[int, int]:
@@ -92,11 +92,16 @@ class _Head:
                 self.backbone.__class__ = type(kind.__name__, (kind,), {"__call__": _picking_call, "_picks": True})
             self.backbone._pick = None
 
-    def __call__(self, tokens: mx.array, cache: list[Any], pick: mx.array) -> mx.array:
-        """Logits (rows, vocabulary) of `tokens` (batch, length); `pick` (rows,) indexes the flattened positions."""
-        if self.backbone is None:
+    def __call__(self, tokens: mx.array, cache: list[Any], pick: mx.array | None) -> mx.array:
+        """Logits (rows, vocabulary) of `tokens` (batch, length); `pick` (rows,) indexes the flattened positions.
+
+        None: of tokens (batch, 1), all.
+        """
+        if self.backbone is None and pick is not None:
             logits = self.model(tokens, cache=cache)
             return logits.reshape(-1, logits.shape[-1])[pick]
+        if self.backbone is None or pick is None:
+            return self.model(tokens, cache=cache)[:, 0]
         self.backbone._pick = pick
         try:
             return self.model(tokens, cache=cache)[:, 0]
@@ -213,7 +218,7 @@ class FlatRunner:
         for layer in self._layers:
             layer.plan = plan
         tokens = mx.array([token for row in pending for token in row])[:, None]
-        logits = self._head(tokens, self._layers, plan.last)
+        logits = self._head(tokens, self._layers, None if plan.single else plan.last)
         self._tails = [tail + length for tail, length in zip(self._tails, lengths, strict=True)]
         return logits
 
@@ -241,7 +246,7 @@ class FlatRunner:
         return order
 
     def arrays(self) -> list[mx.array]:
-        return [array for layer in self._layers for array in layer.arrays]
+        return []  # attention reads what a step has written, so the logits depend on all of it
 
 
 def _window(cache: Any) -> int | None:

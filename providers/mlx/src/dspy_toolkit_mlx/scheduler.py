@@ -162,7 +162,7 @@ class Scheduler:
     def admit(self, now: float) -> list[Entry]:
         """Take the waiting entries that can join now, pin their prefixes, and move them to the end of `running`."""
         joined: list[Entry] = []
-        for entry in [] if self._full else self._order(now):
+        for entry in self._order(now) if self.waiting and not self._full else []:
             if self._full:
                 break
             if not self._ready(entry):
@@ -186,7 +186,7 @@ class Scheduler:
 
     def next_build(self, now: float) -> Build | None:
         """The prefix to work on: the one begun, or the first that a waiting entry needs. None if none is needed."""
-        if self.build is not None or self._full:
+        if self.build is not None or self._full or not self.waiting:
             return self.build
         for entry in self._order(now):
             if self._ready(entry):
