@@ -81,6 +81,7 @@ class EngineLoop:
             default_max_tokens=options.default_max_tokens,
         )
         self._sampler = Sampler(vocab)
+        self._bitmask: NDArray[np.int32] = np.empty((0, self.intake.words), dtype=np.int32)
         self._limits = self._measure(width)
         self._memory = MemoryGuard(self._limits.bytes)
         share = self._limits.bytes // 2
@@ -313,7 +314,10 @@ class EngineLoop:
         """Fill masks on the CPU while the device computes. A matcher in error fails its own row."""
         if all(row.guide is None for row in rows):
             return None
-        bitmask = np.full((len(rows), self.intake.words), -1, dtype=np.int32)
+        bitmask = self._bitmask
+        if len(bitmask) < len(rows):
+            bitmask = self._bitmask = np.empty((len(rows), self.intake.words), dtype=np.int32)
+        bitmask[: len(rows)] = -1
         for index, row in enumerate(rows):
             if row.guide is not None:
                 try:
@@ -321,7 +325,7 @@ class EngineLoop:
                 except GrammarError as error:
                     failed[index] = error
                     bitmask[index] = -1
-        return bitmask
+        return bitmask[: len(rows)]
 
     def _count(self, rows: list[Sequence], pending: list[list[int]]) -> None:
         stats = self._stats
