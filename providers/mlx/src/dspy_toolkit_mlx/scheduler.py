@@ -41,7 +41,7 @@ class Limits:
     age: float = 2.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Entry:
     """A sequence's place in the queue, then among the rows. `base` is the pinned prefix that it runs behind.
 
@@ -62,7 +62,7 @@ class Entry:
         self.riders.append(rider)
         if rider.emit is not None:
             self._ears[rider.id] = rider.emit
-            self.sequence.emit = self._tell
+            self.sequence.transcript.listen(self._tell)
             for piece in self.sequence.transcript.parts:
                 self._tell_one(rider, piece)
 

@@ -123,7 +123,7 @@ _OWN = frozenset({"arrival", "cancelled", "deadline", "emit", "id"})
 """Fields of a sequence that belong to who asked; the others belong to the answer."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class Sequence:
     """A completion. Made by the caller's thread, then owned and changed by the engine thread alone.
 
@@ -163,13 +163,8 @@ class Sequence:
     transcript: Transcript = field(init=False)
 
     def __post_init__(self) -> None:
-        self.transcript = Transcript(self.stop, self._say)
-        if self.guide is not None:
-            self.transcript = Transcript(self.stop, self._say, self.guide.until, self.guide.staged)
-
-    def _say(self, piece: Piece) -> None:
-        if self.emit is not None:
-            self.emit(piece)
+        guide = self.guide
+        self.transcript = Transcript(self.stop, self.emit, guide.until if guide else "", bool(guide and guide.staged))
 
     @property
     def text(self) -> str:
