@@ -44,7 +44,8 @@ class _Wishes:
         if any(o.logprobs is not None for o in options):
             self.logprobs = max(o.logprobs or 0 for o in options)
         if self.random:
-            self.hot = mx.array([[o.temperature > 0] for o in options])
+            hot = [o.temperature > 0 for o in options]
+            self.hot = None if all(hot) else mx.array(hot)[:, None]
             self.scale = mx.array([[o.temperature if o.temperature > 0 else 1.0] for o in options])
         self._seeds = np.array([o.seed % 2**64 for o in options], dtype=np.uint64)
         self._next: list[int] = []
@@ -80,7 +81,7 @@ class Sampler:
         width = added.shape[1]
         if width < self.vocab_size:
             added = mx.pad(added, [(0, 0), (0, self.vocab_size - width)], constant_values=-float("inf"))
-        return logits + added[:, : self.vocab_size]
+        return logits + (added[:, : self.vocab_size] if width > self.vocab_size else added)
 
     def choose(
         self, logits: mx.array, rows: Rows[Sequence], bitmask: NDArray[np.int32] | None = None
@@ -109,7 +110,8 @@ class Sampler:
             if wishes.truncated:
                 shaped = _truncate(shaped, options)
             noise = self._noise(wishes.keys([row.sampled for row in rows]))
-            logits = mx.where(wishes.hot, shaped + noise, logits)
+            shaped = shaped + noise
+            logits = shaped if wishes.hot is None else mx.where(wishes.hot, shaped, logits)
         tokens = mx.argmax(logits, axis=-1)
         return (tokens,) if wishes.logprobs is None else (tokens, *_measure(raw, tokens, wishes.logprobs))
 
