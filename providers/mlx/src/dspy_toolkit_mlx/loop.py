@@ -244,12 +244,17 @@ class EngineLoop:
         if build is None or self._fetch(build):
             return
         tokens = build.chunk(self._limits.chunk)
-        state = self._runner.extend(build.state, tokens)
-        mx.eval(state_arrays(state))
+        if build.caches is None:
+            build.caches = self._runner.begin(build.state, len(build.tokens) - build.done)
+        self._runner.grow(build.caches, tokens)
+        mx.eval(state_arrays(build.caches))
         self._stats.prefill_steps += 1
         self._stats.prefill_computed += len(tokens)
         self._stats.prefill_shared -= len(tokens)
-        self.scheduler.built(build, state, build.done + len(tokens), self._runner.size(state))
+        build.done += len(tokens)
+        if build.done == len(build.tokens):
+            state = self._runner.end(build.caches)
+            self.scheduler.built(build, state, self._runner.size(state))
         mx.clear_cache()
 
     def _fetch(self, build: Build) -> bool:

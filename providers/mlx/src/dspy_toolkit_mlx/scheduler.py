@@ -93,13 +93,17 @@ class Entry:
 
 @dataclass(eq=False)
 class Build:
-    """A prefix being computed: `state` covers `done` of `tokens`, which end at `node`."""
+    """A prefix being computed: `tokens`, which end at `node`, from the state of `source` on.
+
+    `caches` are the runner's; they hold the first `done` tokens.
+    """
 
     node: Node
     tokens: tuple[int, ...]
     state: Any
     done: int
     source: Node
+    caches: Any = None
 
     def chunk(self, size: int) -> tuple[int, ...]:
         return self.tokens[self.done : self.done + size]
@@ -203,16 +207,14 @@ class Scheduler:
             return build
         return None
 
-    def built(self, build: Build, state: Any, done: int, size: int) -> None:
-        """Record that a chunk is computed; a finished prefix goes into the tree."""
-        build.state, build.done = state, done
-        if done == build.node.depth:
-            self.abandon()
-            self.tree.store(build.node, state, size)
-            self._version += 1
-            self.tree.pin(build.node)
-            self.tree.trim()
-            self.tree.unpin(build.node)
+    def built(self, build: Build, state: Any, size: int) -> None:
+        """A prefix is computed: its state goes into the tree."""
+        self.abandon()
+        self.tree.store(build.node, state, size)
+        self._version += 1
+        self.tree.pin(build.node)
+        self.tree.trim()
+        self.tree.unpin(build.node)
 
     def found(self, build: Build, depth: int, state: Any, size: int) -> None:
         """Store a state of the first `depth` tokens of what is to be built, which was found elsewhere."""
