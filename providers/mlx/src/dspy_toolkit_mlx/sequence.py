@@ -216,6 +216,13 @@ class Sequence:
     def _append(self, tokens: list[int], choice: TokenChoice | None = None) -> None:
         channels = () if self.guide is None else self.guide.channels
         transcript, measured = self.transcript, self.sampling.logprobs is not None
+        if transcript.unheard and not channels and not measured:  # as below, for what most steps bring
+            self.forced += len(tokens) - (choice is not None and tokens[:1] == [choice.token])
+            self.tokens += tokens
+            self.pending += tokens
+            for token in tokens:
+                transcript.push(self.token_bytes(token))
+            return
         for index, token in enumerate(tokens):
             chosen = choice is not None and token == choice.token
             if measured:

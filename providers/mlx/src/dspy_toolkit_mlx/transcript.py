@@ -152,10 +152,15 @@ class Transcript:
 
     def push(self, data: bytes, channel: Channel = "text") -> None:
         """Take a token's bytes. After a stop string `stopped` is True."""
-        if self._plain and self.emit is None and channel == "text":
+        if channel == "text" and self.unheard:
             self._unread.append(data)
         else:
             self._take(data, channel)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether text is only collected for now."""
+        return self._plain and self.emit is None
 
     def _catch_up(self) -> None:
         if self._unread:
