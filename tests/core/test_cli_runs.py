@@ -81,8 +81,12 @@ def test_a_run_on_rows_in_a_file_needs_only_its_name_to_go_on(command_line):
     _, err = process.communicate(timeout=120)
     typed = shlex.split(re.search(r"Go on with: dspy-toolkit (.*)", err)[1])
     assert typed[:3] == ["optimize", signature, "--resume"]
+    asked_again = ("--dry-run", "--no-measure", "--max-calls", "500", "--json")
+    planned = document(command_line(*typed, *asked_again))
+    assert (planned["task"], planned["num_threads"]) == (signature, 1)
     result = document(command_line(*typed, "--json"))
     assert (result["run"], result["status"], result["seed"]) == (typed[3], "finished", 1)
+    assert planned["rows"] == result["rows"]
 
 
 def test_resuming_what_cannot_be_says_what_there_is(command_line):
