@@ -191,6 +191,7 @@ class DSPyFramework:
         seed: int | None = None,
         rows: Mapping[str, int] | None = None,
         num_threads: int | None = None,
+        limits: Limits | None = None,
         measure: bool = True,
         **parameters: Any,
     ) -> Plan:
@@ -201,7 +202,7 @@ class DSPyFramework:
         """
         request = OptimizationRequest(
             dataset=dataset, metrics=metrics, optimizer=optimizer, model=model, seed=seed, rows=rows or {},
-            parameters=parameters, num_threads=num_threads,
+            parameters=parameters, num_threads=num_threads, limits=limits,
         )  # fmt: skip
         return ModuleOptimization.of(self, module, request, task=task_type).plan(measure=measure)
 
@@ -249,14 +250,19 @@ class DSPyFramework:
         rows: Mapping[str, int] | None = None,
         parameters: Mapping[str, Any] | None = None,
         num_threads: int | None = None,
+        limits: Limits | None = None,
+        resume: str | bool = False,
         measure: bool = True,
     ) -> Plan:
-        """What `optimize_task` with the same arguments will take; see `plan_module`. Nothing is stored."""
+        """What `optimize_task` with the same arguments will take; see `plan_module`. Nothing is stored.
+
+        With `resume` it is the plan of the whole run, of which finished calls come from the cache.
+        """
         request = OptimizationRequest(
             dataset=dataset, metrics=metrics, optimizer=optimizer, model=model, seed=seed, rows=rows or {},
-            parameters=parameters or {}, num_threads=num_threads,
+            parameters=parameters or {}, num_threads=num_threads, limits=limits,
         )  # fmt: skip
-        return TaskOptimization(self, name, request).plan(measure=measure)
+        return TaskOptimization(self, name, request, resume=resume).plan(measure=measure)
 
     # --- measuring
 

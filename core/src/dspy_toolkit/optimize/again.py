@@ -63,7 +63,10 @@ def command(run: Run) -> str:
 
 
 def _command(name: str, run: str) -> str:
-    return f"dspy-toolkit optimize {shlex.quote(name)} --resume {run}"
+    # A signature with a Literal has quotes of its own, which shlex writes in a way nobody can read.
+    easy = "'" in name and not set(name) & set('"$`\\!')
+    quoted = f'"{name}"' if easy else shlex.quote(name)
+    return f"dspy-toolkit optimize {quoted} --resume {run}"
 
 
 def going_on(name: str, error: OptimizationError, stored: Sequence[str], task: str) -> OptimizationError:
