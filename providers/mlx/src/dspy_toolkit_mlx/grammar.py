@@ -287,9 +287,9 @@ class LLGuide:
         return self._clock is not None and self._clock.used_up
 
     def _close_field(self) -> list[int]:
-        """Append what ends the field whose budget is used up; where that takes decisions, the mask makes them."""
+        """Append what ends the field whose budget is used up; where that takes decisions, the mask leaves the few."""
         added: list[int] = []
-        while not self.done and len(added) < OVERRUN and self._field_over and (end := self._field_end()):
+        while not self.done and len(added) < OVERRUN and self._field_over and (end := self._way_out()):
             self._matcher.consume_tokens(end)
             self._check()
             self._note(end)
@@ -299,7 +299,7 @@ class LLGuide:
     def _close(self) -> list[int]:
         """Append what ends the open field and everything that this forces; the mask does the rest."""
         added: list[int] = []
-        while not self.done and len(added) < OVERRUN and (end := self._field_end()):
+        while not self.done and len(added) < OVERRUN and (end := self._way_out()):
             self.cut = True
             self._matcher.consume_tokens(end)
             self._check()
@@ -308,6 +308,17 @@ class LLGuide:
         if not self.done and not self._matcher.is_accepting():
             self.cut = True
         return added
+
+    def _way_out(self) -> list[int]:
+        """What ends the field we are in, or the one token that the mask leaves: sampling it would cost a step."""
+        if end := self._field_end():
+            return end
+        bitmask = np.full((1, self._store.words), -1, dtype=np.int32)
+        self.fill(bitmask, 0)
+        (words,) = np.nonzero(bitmask[0])
+        bits = int(bitmask[0, words[0]]) & 0xFFFFFFFF if len(words) == 1 else 0
+        token = int(words[0]) * 32 + bits.bit_length() - 1 if bits.bit_count() == 1 else None
+        return [] if token is None or token in self._eos else [token]
 
     def _forced(self) -> list[int]:
         tokens = self._matcher.compute_ff_tokens()
