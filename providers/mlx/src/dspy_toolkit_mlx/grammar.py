@@ -200,6 +200,7 @@ class LLGuide:
         self._eos = store.eos
         self._bits: NDArray[np.int32] | None = None
         self._rows = range(0)
+        self._plain = self._clock is None and not compiled.is_json
         self._closing = False
         self._spent = 0
         self._in_string = False
@@ -233,7 +234,7 @@ class LLGuide:
         matcher.unsafe_compute_mask_ptr(self._rows[row], self._store.words * 4)
         if matcher.is_error():
             self._check()
-        if (self._closing or self._field_over) and not matcher.is_accepting():
+        if (self._closing or (self._clock is not None and self._clock.used_up)) and not matcher.is_accepting():
             mask = bitmask[row]
             for closers in self._store.closers():
                 ending = mask & closers
@@ -277,7 +278,7 @@ class LLGuide:
             added += self._close()
             if left - len(added) < -OVERRUN and not self.done:
                 self._ended = self.cut = True
-        elif self._field_over:
+        elif self._clock is not None and self._clock.used_up:
             added += self._close_field()
         return added
 
@@ -341,6 +342,8 @@ class LLGuide:
 
     def _note(self, tokens: list[int]) -> None:
         """Follow fields, and JSON strings, to know whether a quote would close one."""
+        if self._plain:
+            return
         if self._clock is not None:
             for token in tokens:
                 self._clock.push(self._store.tokenizer.decode_bytes([token]))
