@@ -9,10 +9,10 @@ run are counted; a figure is the median over them. They are processor time of th
 on the machine do not count, nor does waiting: `handover` is what it costs to give MLX the graph, `all` the sum of the
 parts, `step` the whole on the clock, the device's work included. `masks` run while the device computes.
 
-`mlx-lm` is the same for a bare loop around the same model, as many rows with one cache of mlx-lm's, the tokens chosen by
-argmax or `mx.random.categorical`: what a step costs without an engine. It is measured before and after each case, the
-lower median counts, and `overhead` is what ours takes more. What the engine computes itself where MLX's CPU backend is
-slow (`host.py`) is left to MLX here, as on a GPU.
+`mlx-lm` is the same for a bare loop around the same model: as many rows in one of mlx-lm's caches, tokens chosen by
+argmax or `mx.random.categorical`. That is what a step costs without an engine. It is measured before and after each
+case, the lower median counts, and `overhead` is what ours takes more. What the engine computes itself where MLX's CPU
+backend is slow (`host.py`) is left to MLX here, as on a GPU.
 """
 
 import argparse

@@ -332,9 +332,9 @@ def _in_threads(work: Sequence[_Row], num_threads: int, meter: Meter) -> Iterato
         for _ in work:
             try:
                 outcome = _next(outcomes, meter)
-            except BaseException:
+            except BaseException:  # whatever ends the run, what was finished before counts
                 halt.set()
-                yield from _done(outcomes)  # what was finished before the end counts
+                yield from _done(outcomes)
                 raise
             yield outcome
     finally:

@@ -200,6 +200,7 @@ class LLGuide:
         self._eos = store.eos
         self._bits: NDArray[np.int32] | None = None
         self._rows = range(0)
+        self._plain = self._clock is None and not compiled.is_json
         self._closing = False
         self._spent = 0
         self._in_string = False
@@ -233,7 +234,7 @@ class LLGuide:
         matcher.unsafe_compute_mask_ptr(self._rows[row], self._store.words * 4)
         if matcher.is_error():
             self._check()
-        if (self._closing or self._field_over) and not matcher.is_accepting():
+        if (self._closing or (self._clock is not None and self._clock.used_up)) and not matcher.is_accepting():
             mask = bitmask[row]
             for closers in self._store.closers():
                 ending = mask & closers
@@ -277,7 +278,7 @@ class LLGuide:
             added += self._close()
             if left - len(added) < -OVERRUN and not self.done:
                 self._ended = self.cut = True
-        elif self._field_over:
+        elif self._clock is not None and self._clock.used_up:
             added += self._close_field()
         return added
 
@@ -286,9 +287,9 @@ class LLGuide:
         return self._clock is not None and self._clock.used_up
 
     def _close_field(self) -> list[int]:
-        """Append what ends the field whose budget is used up; where that takes decisions, the mask makes them."""
+        """Append what ends the field whose budget is used up; where that takes decisions, the mask leaves the few."""
         added: list[int] = []
-        while not self.done and len(added) < OVERRUN and self._field_over and (end := self._field_end()):
+        while not self.done and len(added) < OVERRUN and self._field_over and (end := self._way_out()):
             self._matcher.consume_tokens(end)
             self._check()
             self._note(end)
@@ -298,7 +299,7 @@ class LLGuide:
     def _close(self) -> list[int]:
         """Append what ends the open field and everything that this forces; the mask does the rest."""
         added: list[int] = []
-        while not self.done and len(added) < OVERRUN and (end := self._field_end()):
+        while not self.done and len(added) < OVERRUN and (end := self._way_out()):
             self.cut = True
             self._matcher.consume_tokens(end)
             self._check()
@@ -307,6 +308,17 @@ class LLGuide:
         if not self.done and not self._matcher.is_accepting():
             self.cut = True
         return added
+
+    def _way_out(self) -> list[int]:
+        """What ends the field we are in, or the one token that the mask leaves: sampling it would cost a step."""
+        if end := self._field_end():
+            return end
+        bitmask = np.full((1, self._store.words), -1, dtype=np.int32)
+        self.fill(bitmask, 0)
+        (words,) = np.nonzero(bitmask[0])
+        bits = int(bitmask[0, words[0]]) & 0xFFFFFFFF if len(words) == 1 else 0
+        token = int(words[0]) * 32 + bits.bit_length() - 1 if bits.bit_count() == 1 else None
+        return [] if token is None or token in self._eos else [token]
 
     def _forced(self) -> list[int]:
         tokens = self._matcher.compute_ff_tokens()
@@ -330,6 +342,8 @@ class LLGuide:
 
     def _note(self, tokens: list[int]) -> None:
         """Follow fields, and JSON strings, to know whether a quote would close one."""
+        if self._plain:
+            return
         if self._clock is not None:
             for token in tokens:
                 self._clock.push(self._store.tokenizer.decode_bytes([token]))

@@ -123,7 +123,7 @@ _OWN = frozenset({"arrival", "cancelled", "deadline", "emit", "id"})
 """Fields of a sequence that belong to who asked; the others belong to the answer."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class Sequence:
     """A completion. Made by the caller's thread, then owned and changed by the engine thread alone.
 
@@ -163,13 +163,8 @@ class Sequence:
     transcript: Transcript = field(init=False)
 
     def __post_init__(self) -> None:
-        self.transcript = Transcript(self.stop, self._say)
-        if self.guide is not None:
-            self.transcript = Transcript(self.stop, self._say, self.guide.until, self.guide.staged)
-
-    def _say(self, piece: Piece) -> None:
-        if self.emit is not None:
-            self.emit(piece)
+        guide = self.guide
+        self.transcript = Transcript(self.stop, self.emit, guide.until if guide else "", bool(guide and guide.staged))
 
     @property
     def text(self) -> str:
@@ -221,6 +216,13 @@ class Sequence:
     def _append(self, tokens: list[int], choice: TokenChoice | None = None) -> None:
         channels = () if self.guide is None else self.guide.channels
         transcript, measured = self.transcript, self.sampling.logprobs is not None
+        if transcript.unheard and not channels and not measured:  # as below, for what most steps bring
+            self.forced += len(tokens) - (choice is not None and tokens[:1] == [choice.token])
+            self.tokens += tokens
+            self.pending += tokens
+            for token in tokens:
+                transcript.push(self.token_bytes(token))
+            return
         for index, token in enumerate(tokens):
             chosen = choice is not None and token == choice.token
             if measured:

@@ -100,10 +100,11 @@ class TextStream:
         return longest
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Transcript:
     """An answer's parts. Changed by the engine thread alone; `emit` is called there with every piece.
 
+    Until somebody listens or reads, a plain answer's bytes are only collected: nothing in them could end it.
     `stop` strings are looked for in the text, neither in thoughts nor in calls. `staged` says that there may be parts
     other than text, whose marks `until` and surrounding blanks are then no text either.
     """
@@ -113,19 +114,23 @@ class Transcript:
     until: str = ""
     staged: bool = False
     stopped: bool = False
+    _unread: list[bytes] = field(default_factory=list)
     _closed: list[Piece] = field(default_factory=list)
     _kind: Kind | None = None
     """Of the part that more may come to, whose texts so far are `_texts`."""
     _texts: list[str] = field(default_factory=list)
     _channel: Channel = "text"
     _stream: TextStream = field(init=False)
+    _plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        self._plain = not (self.stop or self.until or self.staged)
         self._stream = self._open("text")
 
     @property
     def parts(self) -> list[Piece]:
         """What has been released so far, as whole parts."""
+        self._catch_up()
         return self._closed if self._kind is None else [*self._closed, self._last]
 
     @property
@@ -140,8 +145,29 @@ class Transcript:
     def calls(self) -> list[Call]:
         return [part.call for part in self._closed if part.call is not None]
 
+    def listen(self, emit: Callable[[Piece], None]) -> None:
+        """Have `emit` called with what is released from now on."""
+        self._catch_up()
+        self.emit = emit
+
     def push(self, data: bytes, channel: Channel = "text") -> None:
         """Take a token's bytes. After a stop string `stopped` is True."""
+        if channel == "text" and self.unheard:
+            self._unread.append(data)
+        else:
+            self._take(data, channel)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether text is only collected for now."""
+        return self._plain and self.emit is None
+
+    def _catch_up(self) -> None:
+        if self._unread:
+            data, self._unread = b"".join(self._unread), []
+            self._take(data, "text")
+
+    def _take(self, data: bytes, channel: Channel) -> None:
         if channel != self._channel:
             self.flush()
             self._channel, self._stream = channel, self._open(channel)
@@ -160,6 +186,7 @@ class Transcript:
 
     def flush(self) -> None:
         """The part ends here: what was held back is said, or was blank."""
+        self._catch_up()
         if self._channel in ("text", "thinking"):
             text = self._stream.push(b"", final=True)
             if text:
