@@ -58,7 +58,8 @@ def main() -> None:
             print(f"{name} is left out: it needs scikit-learn (pip install scikit-learn).", file=sys.stderr)
             continue
         for optimizer in [*arguments.optimizers, "auto"]:
-            results = [_run(task, optimizer, seed, arguments) for seed in range(arguments.seeds)]
+            seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+            results = [_run(task, optimizer, seed, arguments) for seed in seeds]
             runs.append(_summary(task.name, optimizer, [each for each in results if each is not None]))
             print(_line(runs[-1]), file=sys.stderr)
     report = {"model": arguments.model or "scripted/in-context", "rows": arguments.rows, "seeds": arguments.seeds}
@@ -209,10 +210,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="a model string, mlx/smollm2-135m for example; default: a scripted LM")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many; default: 3")
+    parser.add_argument("--first-seed", type=int, default=0, help="to look at other seeds than those of the report")
     parser.add_argument(
-        "--rows", type=_rows, default={"train": 24, "validation": 16, "test": 40}, metavar="TRAIN,VAL,TEST"
-    )
+        "--rows", type=_rows, default={"train": 24, "validation": 16, "test": 100}, metavar="TRAIN,VAL,TEST",
+        help="default: 24,16,100; fewer test rows where a task has no more",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-tokens", type=int, default=200)
     parser.add_argument("--cache", type=Path, help="keep LM calls here between runs; default: a temporary folder")
