@@ -231,7 +231,12 @@ def test_ctrl_c_in_the_search_keeps_the_demonstrations_found(plugin_manager):
 @pytest.mark.parametrize(("stage", "found"), [("baseline", False), ("search", True), ("optimized", True)])
 def test_the_stop_event_ends_any_stage(plugin_manager, stage, found):
     stop = threading.Event()
-    lm = ScriptedLM(learner)
+
+    def unhurried(request):
+        time.sleep(0.02)  # or rows are finished before the first of them is told of
+        return learner(request)
+
+    lm = ScriptedLM(unhurried)
 
     def sink(event):
         reached = event.kind == "candidate" if stage == "search" else event.done == 1
