@@ -3,10 +3,11 @@
     python benchmarks/engine.py                      # all workloads and contenders, 64 calls each: long on a CPU
     python benchmarks/engine.py --calls 8 --workloads A
     python benchmarks/engine.py --contenders ours,batch --json
+    python benchmarks/engine.py --contenders ours,llama --llama-server llama-server --llama-model smollm2-f32.gguf
 
 Loading is not timed. Everyone gets the same number type (float32 on a CPU), BLAS, budget and prompts, and starts cold.
-The least number of prompt tokens to compute, which the table relates to, is the prefix that all prompts share once and
-the rest of each prompt.
+The table relates the prompt tokens that were computed to the least, which is the prefix that all prompts share once and
+the rest of each prompt, and our decode steps to the fewest that these answers could have taken (`bounds.py`).
 """
 
 import argparse
@@ -15,16 +16,18 @@ import logging
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import dspy
-from contenders import CONTENDERS, Job, Outcome
+from bounds import prompt_bounds
+from contenders import CONTENDERS
+from job import Job, Outcome
 from rich.console import Console
 from rich.table import Table
-from workloads import Workload, workloads
+from workloads import workloads
 
 import dspy_toolkit_mlx  # noqa: F401 - first: it puts a fast BLAS under MLX
 from dspy_toolkit_mlx.models import ResolvedModel, load, resolve_model
@@ -48,6 +51,9 @@ def main() -> None:
                 threads=options.threads,
                 demonstrations=options.demonstrations,
                 max_tokens=options.max_tokens,
+                llama_server=options.llama_server,
+                llama_model=options.llama_model,
+                llama_slots=options.llama_slots,
             )
             results.append(_run(job, options.contenders, console))
     report = {"model": model.name, "machine": _machine(), "options": _plain(options), "workloads": results}
@@ -65,6 +71,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=90)
     parser.add_argument("--workloads", type=_several(workloads()), default=list(workloads().values()))
     parser.add_argument("--contenders", type=_several({name: name for name in CONTENDERS}), default=list(CONTENDERS))
+    llama = parser.add_argument_group("llama.cpp")
+    llama.add_argument("--llama-server", metavar="PATH", help="the program, or a Python that has xllamacpp installed")
+    llama.add_argument("--llama-model", type=Path, metavar="GGUF", help="default: the file that ours is from, as it is")
+    llama.add_argument("--llama-slots", type=int, metavar="N", help="calls at once; default: one for every thread")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, the tables on stderr")
     return parser.parse_args()
 
@@ -80,7 +90,8 @@ def _several(known: dict[str, Any]) -> Any:
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:
-    return {**vars(options), "workloads": [workload.name for workload in options.workloads]}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    return {**plain, "workloads": [workload.name for workload in options.workloads]}
 
 
 def _machine() -> dict[str, Any]:
@@ -119,7 +130,7 @@ def _expanded(model: ResolvedModel, directory: Path) -> Path:
 
 
 def _run(job: Job, names: Sequence[str], console: Console) -> dict[str, Any]:
-    bounds = _bounds(job)
+    bounds = prompt_bounds(job)
     outcomes: dict[str, Outcome] = {}
     for name in names:
         with console.status(f"{job.workload.name}: {name} ..."):
@@ -132,37 +143,6 @@ def _run(job: Job, names: Sequence[str], console: Console) -> dict[str, Any]:
     console.print(_table(job, bounds, outcomes))
     rows = {name: asdict(outcome) for name, outcome in outcomes.items()}
     return {"workload": job.workload.name, "bounds": bounds, "contenders": rows}
-
-
-def _bounds(job: Job) -> dict[str, int]:
-    """Token counts of the prompts: all together, what they have in common, and the least that must be computed."""
-    from mlx_lm.utils import load_tokenizer
-
-    workload: Workload = job.workload
-    tokenizer = load_tokenizer(job.model.checkpoint.path)
-    adapter, program = workload.adapter(), workload.program(job.demonstrations)
-    prompts = []
-    for example in workload.inputs(job.calls):
-        messages = adapter.format(program.signature, program.demos, dict(example.inputs()))
-        prompts.append(tokenizer.apply_chat_template(messages, add_generation_prompt=True))
-    common = next((i for i, tokens in enumerate(zip(*prompts, strict=False)) if len(set(tokens)) > 1), len(prompts[0]))
-    return {
-        "prompt_tokens": workload.samples * sum(len(prompt) for prompt in prompts),
-        "common_prefix": common,
-        "prefix_and_suffixes": common + sum(len(prompt) - common for prompt in prompts),
-        "distinct_prefixes": _distinct(prompts),
-    }
-
-
-def _distinct(prompts: Iterable[Sequence[int]]) -> int:
-    """The number of nodes of the prompts' trie: sorted, each adds what its longest common prefix with the one before
-    does not cover."""
-    total, previous = 0, ()
-    for prompt in sorted(map(tuple, prompts)):
-        shared = next((i for i, (a, b) in enumerate(zip(previous, prompt, strict=False)) if a != b), None)
-        total += len(prompt) - (min(len(previous), len(prompt)) if shared is None else shared)
-        previous = prompt
-    return total
 
 
 def _table(job: Job, bounds: dict[str, int], outcomes: dict[str, Outcome]) -> Table:
@@ -182,7 +162,7 @@ def _table(job: Job, bounds: dict[str, int], outcomes: dict[str, Outcome]) -> Ta
             f"{outcome.right}/{outcome.calls}",
             _computed(outcome, bounds),
             "" if outcome.output_tokens is None else f"{outcome.output_tokens:,}",
-            "" if outcome.steps is None else f"{outcome.steps:,}",
+            _stepped(outcome),
         )
     return table
 
@@ -192,6 +172,14 @@ def _computed(outcome: Outcome, bounds: dict[str, int]) -> str:
         return ""
     ratio = outcome.prefill_computed / bounds["prefix_and_suffixes"]
     return f"{outcome.prefill_computed:,} ({ratio:.2f}x)"
+
+
+def _stepped(outcome: Outcome) -> str:
+    if outcome.steps is None:
+        return ""
+    if outcome.least_steps is None:
+        return f"{outcome.steps:,}"
+    return f"{outcome.steps:,} ({outcome.steps / outcome.least_steps:.2f}x of {outcome.least_steps:,})"
 
 
 if __name__ == "__main__":

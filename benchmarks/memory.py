@@ -1,10 +1,11 @@
 """What many rows behind one prefix hold, against the least they could: the prefix once and each row's own tokens.
 
     python benchmarks/memory.py                      # 32 rows behind about 1,500 tokens of SmolLM2 135M
-    python benchmarks/memory.py --rows 8 --sentences 20 --json
+    python benchmarks/memory.py --rows 8 --sentences 20 --temperature 1 --json
 
 `kv_peak_bytes` is the engine's own count of keys and values; `mlx peak` is what MLX had allocated at most beyond the
-weights, so the work space of a step and the building of the prefix are in it.
+weights, so the work space of a step and the building of the prefix are in it. With a temperature there is noise for
+every row and token of the vocabulary, too.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--sentences", type=int, default=65, help="of the instruction: 23 tokens each")
     parser.add_argument("--tokens", type=int, default=20, help="written by each row")
+    parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, the table on stderr")
     options = parser.parse_args()
     result = measure(options)
@@ -49,7 +51,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import mlx.core as mx
 
     resolved = resolve_model(options.model)
-    config = Config(max_tokens=options.tokens, temperature=1.0, seed=1)
+    config = Config(max_tokens=options.tokens, temperature=options.temperature, seed=1)
     system = INSTRUCTION * options.sentences
     requests = [
         Request(model="m", messages=(Message.user(f"{row} parcels are missing."),), system=system, config=config)

@@ -6,9 +6,13 @@
 
 Three cases: greedy and sampled with seeds without a grammar, and a chat format as grammar. Only steps in which all rows
 run are counted; a figure is the median over them. They are processor time of the engine's thread, so neighbours
-on the machine do not count, nor does waiting: `handover` is what it costs to give MLX the graph, `overhead` the sum of
-the parts, `step` the whole on the clock, the device's work included. `masks` run while the device computes. What the
-engine computes itself where MLX's CPU backend is slow (`host.py`) is left to MLX here, as on a GPU.
+on the machine do not count, nor does waiting: `handover` is what it costs to give MLX the graph, `all` the sum of the
+parts, `step` the whole on the clock, the device's work included. `masks` run while the device computes.
+
+`mlx-lm` is the same for a bare loop around the same model: as many rows in one of mlx-lm's caches, tokens chosen by
+argmax or `mx.random.categorical`. That is what a step costs without an engine. It is measured before and after each
+case, the lower median counts, and `overhead` is what ours takes more. What the engine computes itself where MLX's CPU
+backend is slow (`host.py`) is left to MLX here, as on a GPU.
 """
 
 import argparse
@@ -47,13 +51,17 @@ def main() -> None:
     options = _options()
     results = {}
     for name in [options.profile] if options.profile else CASES:
-        results[name] = measure(name, options)
+        before = bare(name, options)
+        found = results[name] = measure(name, options)
+        found["mlx-lm"] = min(before, bare(name, options))
+        found["overhead"] = found["all"] - found["mlx-lm"]
     console = Console(stderr=options.json, width=max(110, Console().width))
     table = Table(title=f"{options.width} rows, {options.layers} layers, microseconds per step (median)")
-    for column in ("case", *PARTS, "overhead", "step", "steps"):
+    columns = (*PARTS, "all", "mlx-lm", "overhead", "step", "steps")
+    for column in ("case", *columns):
         table.add_column(column, justify="left" if column == "case" else "right")
     for name, result in results.items():
-        table.add_row(name, *(f"{result[column]:,.0f}" for column in (*PARTS, "overhead", "step", "steps")))
+        table.add_row(name, *(f"{result[column]:,.0f}" for column in columns))
     console.print(table)
     if options.json:
         json.dump({"options": vars(options), "microseconds": results}, sys.stdout, indent=1)
@@ -167,10 +175,30 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, float]:
     found = {part: statistics.median(step[part] for step in watch.steps) * 1e6 for part in PARTS}
     return {
         **found,
-        "overhead": statistics.median(sum(step.values()) for step in watch.steps) * 1e6,
+        "all": statistics.median(sum(step.values()) for step in watch.steps) * 1e6,
         "step": statistics.median(watch.walls) * 1e6,
         "steps": len(watch.steps),
     }
+
+
+def bare(case: str, options: argparse.Namespace) -> float:
+    """Microseconds of processor time per step of a loop around mlx-lm's own call of the model."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
+    host.enable = lambda: False
+    model, _ = tiny_model(options.layers)
+    cache = make_prompt_cache(model)
+    temperature = CASES[case]["temperature"]
+    tokens, taken = [[7] * 320] * options.width, []
+    for _ in range(options.tokens):
+        started = time.thread_time()
+        logits = model(mx.array(tokens), cache=cache)[:, -1].astype(mx.float32)
+        chosen = mx.random.categorical(logits / temperature) if temperature else mx.argmax(logits, axis=-1)
+        mx.async_eval(chosen)
+        tokens = [[token] for token in chosen.tolist()]  # type: ignore[union-attr]
+        taken.append(time.thread_time() - started)
+    return statistics.median(taken[3:]) * 1e6
 
 
 def _requests(case: str, options: argparse.Namespace) -> list[Request]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def toolkit_providers():
 
 # Without demonstrations the model says "rain" whatever the readings; with them it reads the readings.
 PROVIDER = """
-import os, re
+import os, re, threading
 from dspy_toolkit.testing import ScriptedLM
 
 def connect(model, **options):
@@ -35,6 +36,9 @@ def broken(request):
 def answer(request):
     with open(os.environ["SCRIPTED_LOG"], "a") as log:
         log.write("call\\n")
+    with open(os.environ["SCRIPTED_LOG"]) as log:
+        if len(log.readlines()) >= float(os.environ.get("SCRIPTED_STALLS", "inf")):
+            threading.Event().wait(3600)  # so that what comes of a signal does not depend on when it comes
     if os.environ.get("SCRIPTED_BABBLES"):
         return "blah blah"
     asked = request.messages[-1].text
@@ -93,3 +97,13 @@ def command_line(tmp_path):
     )
     write_distribution(site, "scripted", PROVIDER_HOOKS, files={"lm.py": PROVIDER})
     return CommandLine(tmp_path)
+
+
+@pytest.fixture
+def stall():
+    """Has a call of an LM stay away until the test is over (or a minute, where somebody waits for it): what a run
+    has finished when it is stopped then does not depend on who is faster.
+    """
+    over = threading.Event()
+    yield lambda: over.wait(60)
+    over.set()

@@ -100,12 +100,12 @@ def test_the_same_command_again_makes_no_call_again(command_line):
 
 def test_ctrl_c_stops_soon_keeps_what_was_found_and_the_rest_is_done_later(command_line):
     whole = 42 + 42  # calls of the two evaluations alone
-    process = command_line.start(*OPTIMIZE, "--threads", "2", SCRIPTED_SECONDS="0.1")
+    process = command_line.start(*OPTIMIZE, "--threads", "2", SCRIPTED_STALLS="20")
     while command_line.calls < 20:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     done = command_line.calls
     assert process.returncode == 1
     assert 20 <= done < whole

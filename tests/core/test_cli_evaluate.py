@@ -165,12 +165,12 @@ def test_code_of_ones_own_in_the_working_folder(command_line, rows):
 
 
 def test_ctrl_c_shows_what_was_finished(command_line):
-    process = command_line.start("evaluate", TASK, *MODEL, "--threads", "2", "--json", SCRIPTED_SECONDS="0.1")
+    process = command_line.start("evaluate", TASK, *MODEL, "--threads", "2", "--json", SCRIPTED_STALLS="12")
     while command_line.calls < 12:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in err
     found = json.loads(out)
@@ -184,13 +184,13 @@ def test_ctrl_c_shows_what_was_finished(command_line):
 
 def test_ctrl_c_during_b_compares_the_rows_both_finished(command_line):
     process = command_line.start(
-        "compare", TASK, TASK, *MODEL, "--model-b", "scripted/b", "--threads", "2", SCRIPTED_SECONDS="0.05"
+        "compare", TASK, TASK, *MODEL, "--model-b", "scripted/b", "--threads", "2", SCRIPTED_STALLS="60"
     )
     while command_line.calls < 60:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in err
     assert "Partial: of B" in out

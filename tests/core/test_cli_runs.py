@@ -27,7 +27,7 @@ def error_of(done):
 def killed(command_line, *options, calls=20):
     """A run that is killed after so many calls."""
     before = command_line.calls
-    process = command_line.start(*OPTIMIZE, *options, SCRIPTED_SECONDS="0.05")
+    process = command_line.start(*OPTIMIZE, *options, SCRIPTED_STALLS=str(before + calls))
     while command_line.calls < before + calls:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -73,16 +73,20 @@ def test_a_run_on_rows_in_a_file_needs_only_its_name_to_go_on(command_line):
     (command_line.folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     signature = "pressure: int, falling: bool -> forecast"
     asked = ("--data", "rows.jsonl", "--metric", "exact_match", "--model", MODEL, "--seed", "1", "--threads", "1")
-    process = command_line.start("optimize", signature, *asked, SCRIPTED_SECONDS="0.1")
+    process = command_line.start("optimize", signature, *asked, SCRIPTED_STALLS="5")
     while command_line.calls < 5:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     typed = shlex.split(re.search(r"Go on with: dspy-toolkit (.*)", err)[1])
     assert typed[:3] == ["optimize", signature, "--resume"]
+    asked_again = ("--dry-run", "--no-measure", "--max-calls", "500", "--json")
+    planned = document(command_line(*typed, *asked_again))
+    assert (planned["task"], planned["num_threads"]) == (signature, 1)
     result = document(command_line(*typed, "--json"))
     assert (result["run"], result["status"], result["seed"]) == (typed[3], "finished", 1)
+    assert planned["rows"] == result["rows"]
 
 
 def test_resuming_what_cannot_be_says_what_there_is(command_line):

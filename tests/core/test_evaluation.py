@@ -192,10 +192,12 @@ def test_too_many_errors_end_the_run_with_what_was_finished(make):
     assert framework.evaluate(SHORT, rows, "exact-match", max_errors=10).partial == ""
 
 
-def test_an_interrupted_run_has_the_finished_rows(make):
+def test_an_interrupted_run_has_the_finished_rows(make, stall):
     stop = threading.Event()
 
     def answer(request):
+        if stop.is_set():
+            stall()
         if asked(request) == 9:
             stop.set()
         return {"parity": "odd"}

@@ -137,11 +137,13 @@ def test_programs_with_other_inputs_see_the_same_rows(make):
 
 
 @pytest.mark.parametrize("at", [5, 25])
-def test_an_interruption_compares_what_both_finished(make, at):
+def test_an_interruption_compares_what_both_finished(make, stall, at):
     stop = threading.Event()
     seen = []
 
     def interrupted(request):
+        if stop.is_set():
+            stall()
         if request.model.endswith("good"):
             seen.append(1)
             if len(seen) == at:
@@ -166,13 +168,13 @@ def test_an_interruption_compares_what_both_finished(make, at):
     assert partial.comparison == compare_evaluations(partial.first.evaluation, partial.second.evaluation)
 
 
-def test_an_interruption_before_b_has_a_row_leaves_a(make):
+def test_an_interruption_before_b_has_a_row_leaves_a(make, stall):
     stop = threading.Event()
 
     def interrupted(request):
         if request.model.endswith("good"):
             stop.set()
-            threading.Event().wait(0.5)
+            stall()
         return answer(request)
 
     with pytest.raises(OptimizationInterrupted) as caught:
@@ -201,11 +203,13 @@ def test_what_ends_b_leaves_what_was_finished(make):
     assert isinstance(caught.value.partial, ProgramEvaluation)
 
 
-def test_a_repeat_that_b_did_not_finish_is_left_out_of_both(make):
+def test_a_repeat_that_b_did_not_finish_is_left_out_of_both(make, stall):
     stop = threading.Event()
     seen = []
 
     def interrupted(request):
+        if stop.is_set():
+            stall()
         if request.model.endswith("good"):
             seen.append(1)
             if len(seen) == 60:

@@ -116,6 +116,15 @@ def test_optimize_module_with_dictionaries_and_with_examples(make):
     assert again.optimized.score == 100
 
 
+@pytest.mark.parametrize("name", ["seed", "model", "rows", "stop", "save"])
+def test_a_parameter_called_like_an_argument_is_the_optimizers_and_replaces_nothing(make, name):
+    asked = {"dataset": ROWS, "metrics": "core/exact-match", "parameters": {name: 7}}
+    with pytest.raises(UnknownNameError, match=f"parameter of the optimizer 'bootstrap' .*{name!r}"):
+        make(add).optimize_task("question -> answer", **asked)
+    with pytest.raises(UnknownNameError, match=f"parameter of the optimizer 'bootstrap' .*{name!r}"):
+        make(add).plan_task("question -> answer", **asked)
+
+
 def test_a_row_without_a_needed_field_is_named(make):
     rows = [*ROWS[:6], {"answer": "7"}, *ROWS[6:]]
     with pytest.raises(DataError, match=r"(?s)7.*question"):

@@ -1,6 +1,7 @@
 """What DSPy prints is diverted; what everybody else prints is not."""
 
 import contextlib
+import gc
 import io
 import logging
 import signal
@@ -9,6 +10,7 @@ import threading
 
 import dspy
 import pytest
+import tqdm
 from rich.console import Console
 from rich.progress import Progress
 
@@ -51,6 +53,20 @@ def test_the_streams_come_back_after_an_error(capsys):
     assert (sys.stdout, sys.stderr) == streams
     print("heard")
     assert capsys.readouterr().out == "heard\n"
+
+
+def test_a_bar_that_an_error_leaves_open_says_nothing_later(capsys):
+    def draw():
+        bar = tqdm.tqdm(range(3), file=sys.stderr)
+        next(iter(bar))
+        raise LookupError("in the middle")
+
+    with pytest.raises(LookupError) as caught, quiet():
+        draw()
+    assert caught.traceback[-1].name == "draw"
+    del caught
+    gc.collect()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.timeout(60)  # two stand-ins that write into each other never end

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import threading
-import time
 from typing import Annotated
 
 import dspy
@@ -207,18 +206,23 @@ def test_labelled_demonstrations_need_labels(plugin_manager):
 # --- stopping
 
 
-def test_ctrl_c_in_the_search_keeps_the_demonstrations_found(plugin_manager):
-    def press(event):
-        if event.kind == "candidate" and event.message.startswith("2 "):
-            threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+def test_ctrl_c_in_the_search_keeps_the_demonstrations_found(plugin_manager, stall):
+    second = threading.Event()
 
-    lm = ScriptedLM(learner, seconds=0)
-    slow = ScriptedLM(lambda request: learner(request), seconds=0.1)
-    assert run(plugin_manager, lm).program.demos
-    started = time.monotonic()
+    def watch(event):
+        if event.kind == "candidate" and event.message.startswith("2 "):
+            second.set()
+
+    def interrupted(request):
+        if second.is_set():
+            second.clear()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            stall()
+        return learner(request)
+
+    assert len(run(plugin_manager, ScriptedLM(learner)).program.demos) > 2
     with pytest.raises(OptimizationInterrupted) as caught:
-        run(plugin_manager, slow, on_event=press, rows={"test": 4})
-    assert time.monotonic() - started < 20
+        run(plugin_manager, ScriptedLM(interrupted), on_event=watch, rows={"test": 4})
     partial = caught.value.partial
     assert len(partial.program.demos) == 2
     assert partial.baseline.n == 4
@@ -229,14 +233,15 @@ def test_ctrl_c_in_the_search_keeps_the_demonstrations_found(plugin_manager):
 
 
 @pytest.mark.parametrize(("stage", "found"), [("baseline", False), ("search", True), ("optimized", True)])
-def test_the_stop_event_ends_any_stage(plugin_manager, stage, found):
+def test_the_stop_event_ends_any_stage(plugin_manager, stall, stage, found):
     stop = threading.Event()
 
-    def unhurried(request):
-        time.sleep(0.02)  # or rows are finished before the first of them is told of
+    def script(request):
+        if stage == "baseline" and lm.engine.calls == 2:
+            stall()
         return learner(request)
 
-    lm = ScriptedLM(unhurried)
+    lm = ScriptedLM(script)
 
     def sink(event):
         reached = event.kind == "candidate" if stage == "search" else event.done == 1

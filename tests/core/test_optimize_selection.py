@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, PluginError, UnknownNameError
 from dspy_toolkit.framework import DSPyFramework
 from dspy_toolkit.hookspecs import hookimpl
-from dspy_toolkit.metrics import ExactMatch
+from dspy_toolkit.metrics import ExactMatch, Metric
 from dspy_toolkit.modules import ModuleRegistry, ProjectSignatureConfig
 from dspy_toolkit.optimize import (
     Limits,
@@ -128,17 +128,16 @@ def only_when_wrong(gold, pred, trace=None, pred_name=None, pred_trace=None):
 
 
 def test_feedback_is_found_out_without_the_program():
-    framework = DSPyFramework.metric
     rows = prepare(ROWS, PROGRAM).train
     unlabelled = prepare([{"question": row["question"]} for row in ROWS], PROGRAM).train
-    asking = [framework(None, metric) for metric in (quiet, only_when_wrong, ExactMatch())]
+    asking = [Metric(metric) for metric in (quiet, only_when_wrong, ExactMatch())]
     assert [gives_feedback(metric, rows, PROGRAM) for metric in asking] == [False, True, True]
     assert [gives_feedback(metric, unlabelled, PROGRAM) for metric in asking] == [None, None, None]
     same = prepare([{**row, "answer": "yes"} for row in ROWS], PROGRAM).train
     assert [gives_feedback(metric, same, PROGRAM) for metric in asking] == [False, True, True], "by made-up answers"
     numbered = dspy.Predict("question -> answer: list[str]")
     assert gives_feedback(asking[1], same, numbered) is None, "a list is not made up"
-    broken = framework(None, lambda gold, pred: pred.nothing)
+    broken = Metric(lambda gold, pred: pred.nothing)
     assert gives_feedback(broken, rows, PROGRAM) is None
 
 
@@ -150,7 +149,7 @@ def test_a_metric_that_asks_an_lm_is_not_let_to():
         with dspy.context(lm=lm):
             return dspy.Predict("answer -> grade: float")(answer=pred.answer).grade
 
-    assert gives_feedback(DSPyFramework.metric(None, judge), rows, PROGRAM) is None
+    assert gives_feedback(Metric(judge), rows, PROGRAM) is None
     assert lm.engine.calls == 0
 
 

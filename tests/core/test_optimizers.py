@@ -138,15 +138,22 @@ def test_validation_rows_decide_and_test_rows_are_never_seen(plugin_manager, nam
 
 @pytest.mark.parametrize("name", SEARCHING)
 def test_ctrl_c_keeps_the_best_so_far(plugin_manager, name):
-    pressed = threading.Event()
+    pressed, lock, sent = threading.Event(), threading.Lock(), []
 
     def press(event):
         best = event.kind == "candidate" and (event.score == 100 or name in ("bootstrap", "knn", "simba"))
         if best and not pressed.is_set():
             pressed.set()
-            threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
 
-    lm = ScriptedLM(learner, seconds=0.02)
+    def interrupted(request):
+        with lock:
+            first = pressed.is_set() and not sent
+            sent.extend([1] * first)
+        if first:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return learner(request)
+
+    lm = ScriptedLM(interrupted, seconds=0.02)
     slow = {"stop_at_score": None} if name in ("random-search", "gepa") else {}
     with pytest.raises(OptimizationInterrupted) as caught:
         run(plugin_manager, lm, name, on_event=press, rows={"test": 2}, num_threads=2, parameters=slow)

@@ -30,6 +30,7 @@ def walk(store, source, budget, seed, prefer=None):
     tokens = guide.start()
     while not guide.done:
         choices = allowed(store, guide)
+        assert len(choices) > 1, "a token without a choice costs a step"
         token = prefer(choices) if prefer else rng.choice(choices)
         tokens += guide.advance(token, budget - len(tokens))
         assert len(tokens) <= budget + OVERRUN + 300

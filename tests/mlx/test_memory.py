@@ -40,7 +40,7 @@ def test_32_rows_hold_a_prefix_of_1500_tokens_once(tiny, before):
 
 
 def test_a_cut_prefix_shares_the_memory_of_what_it_is_cut_from(tiny):
-    from dspy_toolkit_mlx.runner import FlatRunner
+    from dspy_toolkit_mlx.flat_runner import FlatRunner
 
     runner = FlatRunner(tiny("llama"))
     state = runner.extend(None, [i % 400 for i in range(2000)])
@@ -49,3 +49,41 @@ def test_a_cut_prefix_shares_the_memory_of_what_it_is_cut_from(tiny):
     cut = runner.cut(state, 1900)
     mx.eval(cut)
     assert mx.get_active_memory() - before < 0.1 * runner.size(state)
+
+
+def test_what_is_copied_out_of_a_prefix_lets_go_of_it(tiny):
+    from dspy_toolkit_mlx.flat_runner import FlatRunner
+
+    runner = FlatRunner(tiny("llama"))
+    before = mx.get_active_memory()
+    state = runner.extend(None, [i % 400 for i in range(2000)])
+    mx.eval(state)
+    size = runner.size(state)
+    short = runner.cut(state, 200, True)
+    del state
+    mx.clear_cache()
+    assert mx.get_active_memory() - before < 0.15 * size
+    assert runner.size(short) == size // 10
+
+
+def test_a_prefix_that_is_built_in_chunks_is_held_once_while_it_is_built(tiny):
+    from dspy_toolkit_mlx.flat_runner import FlatRunner
+    from dspy_toolkit_mlx.runner import state_arrays
+
+    runner = FlatRunner(tiny("llama"))
+    caches = runner.begin(None, 4000)
+    runner.grow(caches, [7] * 10)
+    mx.eval(state_arrays(caches))
+    mx.clear_cache()
+    held = mx.get_active_memory()
+    for _ in range(3990 // 10):
+        runner.grow(caches, [7] * 10)
+        mx.eval(state_arrays(caches))
+        assert mx.get_active_memory() - held < 0.1 * runner.size(runner.end(caches)) + 200_000
+    state = runner.end(caches)
+    assert all(keys.shape[2] == 4000 for keys, _ in state)
+    mx.reset_peak_memory()
+    whole = runner.extend(None, [7] * 4000)
+    for (keys, values), (other_keys, other_values) in zip(state, whole, strict=True):
+        assert mx.allclose(keys, other_keys, atol=1e-4)
+        assert mx.allclose(values, other_values, atol=1e-4)

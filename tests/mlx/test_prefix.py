@@ -9,7 +9,7 @@ from dspy_toolkit_mlx.prefix import PrefixTree, common
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=30)
 
 
-def cut(state, length):
+def cut(state, length, copy):
     return state[:length]
 
 
@@ -109,3 +109,32 @@ def test_clear_forgets_everything(prompts):
     tree.clear()
     assert (tree.bytes, tree.entries, tree.tokens) == (0, 0, 0)
     tree.check_integrity()
+
+
+class Buffer:
+    """What a pretended state lies in: a state is one of these and a length."""
+
+    def __init__(self, size):
+        self.size = size
+
+
+@given(PROMPTS, st.lists(st.tuples(st.integers(0, 11), st.booleans()), max_size=30))
+def test_bytes_are_those_of_the_buffers_that_states_lie_in(prompts, moves):
+    def shorter(state, length, copy):
+        return (Buffer(length) if copy else state[0]), length
+
+    tree = PrefixTree(10**9, cut=shorter)
+    leaves = [tree.insert(prompt) for prompt in prompts]
+    for leaf in leaves[::2]:
+        tree.store(leaf, (Buffer(leaf.depth), leaf.depth), leaf.depth)
+    for which, drop in moves:
+        if drop:
+            tree.trim(max(tree.bytes - 1, 0))
+        else:
+            tree.state(tree.covered(tree.fork(leaves[which % len(leaves)])))
+        tree.check_integrity()
+        states = [node.state for node in tree._held]
+        assert tree.bytes == sum(buffer.size for buffer in {buffer for buffer, _ in states})
+        assert all(2 * length >= buffer.size for buffer, length in states), "a short state keeps a long buffer"
+    tree.trim(0)
+    assert tree.bytes == 0

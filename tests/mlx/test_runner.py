@@ -5,9 +5,15 @@ import pytest
 from mlx_lm.generate import generate_step
 
 from dspy_toolkit_mlx import host
-from dspy_toolkit_mlx.runner import FlatRunner, PaddedRunner, make_runner
+from dspy_toolkit_mlx.flat_runner import FlatRunner
+from dspy_toolkit_mlx.padded_runner import PaddedRunner
+from dspy_toolkit_mlx.parity import checked_runner
 
 KINDS = ["llama", "qwen2", "qwen3", "qwen3_moe", "gemma3", "mamba2", "lfm2"]
+
+
+def make_runner(model):
+    return checked_runner(model, 32)[0]
 
 
 def oracle(model, prompt, count):

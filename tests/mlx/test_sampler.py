@@ -108,3 +108,36 @@ def test_penalties_and_bias(sampler):
     none = row([], frequency_penalty=gap * 0.6, presence_penalty=gap * 0.6)
     assert sampler.choose(start, [none])[0].token == best
     assert mx.array_equal(start, logits(1, 9))
+
+
+def test_log_probabilities_are_those_before_bias_penalty_and_grammar(sampler):
+    line = logits(1, 9)
+    plain = line[0] - mx.logsumexp(line[0])
+    likeliest = int(mx.argmax(line[0]).item())
+    options = {"logit_bias": {3: 100.0}, "repetition_penalty": 1.5, "logprobs": 2}
+    (choice,) = sampler.choose(line, [row([likeliest], **options)])
+    assert choice.token == 3
+    assert choice.logprob == pytest.approx(plain[3].item(), abs=1e-5)
+    assert choice.top[0] == (likeliest, pytest.approx(plain[likeliest].item(), abs=1e-5))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=80))
+def test_a_row_draws_the_same_at_each_place_whoever_comes_and_goes(moves):
+    """Noise keys are made for steps ahead; rows that join, leave, swap places or pause must not shift anybody's."""
+    sampler, line = Sampler(V), logits(1, 5, scale=1.0)
+    written = {}
+    rows = []
+    for seed, leaver in moves:
+        if len(rows) < 5:
+            rows.append(row(temperature=1.0, seed=seed))
+        if leaver < len(rows) - 1:
+            rows[leaver] = rows.pop()
+        for each, choice in zip(rows, sampler.choose(mx.repeat(line, len(rows), axis=0), rows), strict=True):
+            place = each.sampling.seed, each.sampled
+            assert written.setdefault(place, choice.token) == choice.token
+            each.sampled += 1
+    for (seed, index), token in written.items():
+        again = row(temperature=1.0, seed=seed)
+        again.sampled = index
+        assert Sampler(V).choose(line, [again])[0].token == token

@@ -23,7 +23,7 @@ def make(prompt, max_tokens=4, arrival=0.0, twin=None, emit=None, turns=()):
 
 
 def scheduler(*, sliceable=True, tree_bytes=1 << 40, **limits):
-    tree = PrefixTree(tree_bytes, cut=(lambda state, length: state[:length]) if sliceable else None)
+    tree = PrefixTree(tree_bytes, cut=(lambda state, length, copy: state[:length]) if sliceable else None)
     return Scheduler(tree, Limits(**limits))
 
 
@@ -47,8 +47,9 @@ class Pretended:
         if build is not None:
             chunk = build.chunk(s.limits.chunk)
             self.computed += len(chunk)
-            done = build.done + len(chunk)
-            s.built(build, build.tokens[:done], done, done * s.limits.bytes_per_token)
+            build.done += len(chunk)
+            if build.done == len(build.tokens):
+                s.built(build, build.tokens, build.done * s.limits.bytes_per_token)
         if s.running:
             self.steps += 1
             self.peak = max(self.peak, len(s.running))

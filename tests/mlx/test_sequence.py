@@ -69,7 +69,7 @@ def sequence(**options):
 
 
 def test_forced_tokens_are_pending_and_what_is_forced_last_is_not():
-    one = sequence(guide=Script([7, 8], {5: [6, 6], 9: [4, 99]}), max_tokens=50)
+    one = sequence(guide=Script([7, 8], {5: [6, 6], 9: [4, 99]}), max_tokens=50, sampling=Sampling(logprobs=0))
     one.begin(1)
     assert one.pending == [2, 3, 7, 8]
     one.accept(TokenChoice(5, -0.1))

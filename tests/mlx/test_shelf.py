@@ -12,10 +12,14 @@ import pytest
 from dspy.lm15 import Config, Message, Request
 
 from dspy_toolkit_mlx.engine import MLXEngine
-from dspy_toolkit_mlx.runner import make_runner
+from dspy_toolkit_mlx.parity import checked_runner
 from dspy_toolkit_mlx.shelf import PrefixShelf, fingerprint
 
 SYSTEM = "Your input fields are question and context. Your output field is answer. Be brief and correct. " * 9
+
+
+def make_runner(model):
+    return checked_runner(model, 32)[0]
 
 
 @pytest.fixture(autouse=True)
@@ -144,10 +148,10 @@ spec = importlib.util.spec_from_file_location("made", sys.argv[1])
 made = importlib.util.module_from_spec(spec); spec.loader.exec_module(made)
 import mlx.core as mx
 from pathlib import Path
-from dspy_toolkit_mlx.runner import make_runner
+from dspy_toolkit_mlx.parity import checked_runner
 from dspy_toolkit_mlx.shelf import PrefixShelf
 model = made.make_model("llama")
-runner = make_runner(model)
+runner = checked_runner(model, 1)[0]
 shelf = PrefixShelf(Path(sys.argv[2]), 1 << 40, model, runner)
 length = 300_000
 part = mx.zeros((1, 2, length, 16))

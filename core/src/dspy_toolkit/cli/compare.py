@@ -31,10 +31,12 @@ from dspy_toolkit.cli.measuring import (
     save_text,
     table,
 )
-from dspy_toolkit.cli.output import Output
+from dspy_toolkit.cli.output import Output, styled
 from dspy_toolkit.cli.values import own_code
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from dspy_toolkit.evaluation import ProgramComparison, ProgramEvaluation
 
 __all__ = ["add_to"]
@@ -164,14 +166,14 @@ def _differences(output: Output, found: "ProgramComparison") -> None:
             output.print(f"{one_line(name)}: equally good programs would differ by up to {floor:.1f} here.")
 
 
-def verdict(found: "ProgramComparison") -> str:
+def verdict(found: "ProgramComparison") -> "Text":
     """What the interval of the deciding metric says, in a sentence."""
     each, name = found.comparison, one_line(found.metric)
     if each.clears:
-        return f"[green]B is better[/] by {name}: its interval lies above 0."
+        return styled("[green]B is better[/] by {}: its interval lies above 0.", name)
     if each.high < 0:
-        return f"[red]B is worse[/] by {name}: its interval lies below 0."
-    return f"[yellow]No difference shown[/] by {name}: the interval holds 0. More rows would narrow it."
+        return styled("[red]B is worse[/] by {}: its interval lies below 0.", name)
+    return styled("[yellow]No difference shown[/] by {}: the interval holds 0. More rows would narrow it.", name)
 
 
 def _costs(output: Output, found: "ProgramComparison") -> None:
@@ -193,7 +195,7 @@ def _changed_rows(output: Output, found: "ProgramComparison", count: int) -> Non
 
     changes = found.changes
     total = len(found.first.evaluation.results)
-    output.print(f"\n[bold]{len(changes)} of {total} rows changed[/]")
+    output.print(styled("\n[bold]{} of {} rows changed[/]", len(changes), total))
     if not changes[:count]:
         return
     shown = table("row", "B - A", "inputs", "A answers", "B answers", "expected", numbers=("row", "B - A"))

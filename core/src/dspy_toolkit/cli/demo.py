@@ -1,12 +1,12 @@
 """`dspy-toolkit demo`: a small local model gets better at a real job while you watch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
-from dspy_toolkit.cli.output import Output
+from dspy_toolkit.cli.output import Output, styled
 
 __all__ = ["add_to"]
 
@@ -46,31 +46,30 @@ def _introduce(output: Output, framework: Any, task: Any) -> None:
     from dspy_toolkit.types import resolve
 
     provider = framework.plugins.provider(MODEL)
-    output.print(f"[bold]{TASK}[/]: {task.entry.summary}")
-    output.print(
-        f"[bold]{MODEL}[/]: a language model of 135 million parameters, run in this process. No key, no server."
-    )
+    output.print(styled("[bold]{}[/]: {}", TASK, task.entry.summary))
+    what = "a language model of 135 million parameters, run in this process. No key, no server."
+    output.print(styled("[bold]{}[/]: {}", MODEL, what))
     for check in resolve(provider.entry.doctor)() if provider.entry.doctor else ():
         if check.name in ("mlx", "blas", "memory"):
-            output.print(f"  {check.name}: {check.detail}" + (f"  [yellow]{check.remedy}[/]" if check.remedy else ""))
-    output.print(
-        f"metric [bold]{task.metric_name}[/]: trains a small model with each proposal and looks at what it learned.\n"
-    )
+            output.print(styled("  {}: {}  [yellow]{}[/]", check.name, check.detail, check.remedy))
+    tells = "metric [bold]{}[/]: trains a small model with each proposal and looks at what it learned.\n"
+    output.print(styled(tells, task.metric_name))
 
 
-def _conclude(output: Output, result: Any, version: Any, inputs: Any, proposals: Any, lines: list[str]) -> None:
+def _conclude(output: Output, result: Any, version: Any, inputs: Any, proposals: Any, lines: Sequence[Any]) -> None:
     output.print("", *lines)
     output.print("\nOne proposal before (-) and after (+), as the file you would train with, for:")
     output.print(", ".join(f"{name} {value}" for name, value in inputs.items()))
     output.print(_difference(proposals["before"], proposals["after"]))
-    output.print(f"\nThe optimized program is [bold]{version.task}@{version.name}[/], in", str(version.bundle.path))
+    at = f"{version.task}@{version.name}"
+    output.print(styled("\nThe optimized program is [bold]{}[/], in", at), str(version.bundle.path))
     output.print("\nNext:")
     for command, what in (
         (f"dspy-toolkit run {TASK} --write my-lora", "a proposal for one situation, as files"),
         (f"dspy-toolkit tasks {TASK}", "the inputs, the data and the metric"),
         (f"dspy-toolkit optimize {TASK} --seed 2", "the same with other rows"),
     ):
-        output.print(f"  [bold]{command}[/]\n      {what}")
+        output.print(styled("  [bold]{}[/]\n      {}", command, what))
 
 
 def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> Any:

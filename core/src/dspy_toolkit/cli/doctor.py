@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.output import styled
 
 __all__ = ["add_to"]
 
@@ -33,7 +34,8 @@ def add_to(app: typer.Typer) -> None:
             for column in ("", "check", "found", "what to do"):
                 table.add_column(column, overflow="fold")
             for check in checks:
-                table.add_row("[green]ok[/]" if check.ok else "[red]no[/]", check.name, check.detail, check.remedy)
+                state = styled("[green]ok[/]" if check.ok else "[red]no[/]")
+                table.add_row(state, check.name, check.detail, check.remedy)
             output.print(table)
             if not all(check.ok for check in checks):
                 raise typer.Exit(1)

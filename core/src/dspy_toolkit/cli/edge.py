@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dspy_toolkit.cli.output import Output
+from dspy_toolkit.cli.output import Output, styled
 from dspy_toolkit.errors import ToolkitError
 
 __all__ = ["Json", "edge"]
@@ -45,11 +45,5 @@ def fail(output: Output, kind: str, message: str, **more: str) -> None:
     if not output.documented:
         output.document({"error": {"type": kind, "message": message}, **more})
     sys.stdout.flush()
-    output.stderr.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
+    output.stderr.print(styled("[bold red]error:[/] {}", message), highlight=False, soft_wrap=True)
     raise typer.Exit(1)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dspy_toolkit.cli.output import Output
+from dspy_toolkit.cli.output import Output, styled
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -267,7 +267,7 @@ def lowest(output: Output, measured: "ProgramEvaluation", count: int) -> None:
             row_error(result),
         )  # fmt: skip
         shown.add_row(str(result.row), f"{result.score:.1f}", *(Text(cell) for cell in cells))
-    output.print(f"\n[bold]Lowest scores[/] ({one_line(measured.metric)})", shown)
+    output.print(styled("\n[bold]Lowest scores[/] ({})", one_line(measured.metric)), shown)
 
 
 def _plain(value: Any) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from dspy_toolkit.cli.edge import Json, edge
 from dspy_toolkit.cli.measuring import Data, Metrics
-from dspy_toolkit.cli.output import Output
+from dspy_toolkit.cli.output import Output, styled
 from dspy_toolkit.cli.resume import (
     EventsFile,
     MaxCalls,
@@ -22,6 +22,8 @@ from dspy_toolkit.cli.resume import (
 )
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from dspy_toolkit.framework import DSPyFramework
     from dspy_toolkit.optimize import OptimizationResult, Plan
     from dspy_toolkit.store import Version
@@ -83,7 +85,8 @@ def add_to(app: typer.Typer) -> None:
             framework = DSPyFramework(DSPyConfig())
             asked = {
                 "dataset": data, "metrics": metric, "model": model, "optimizer": optimizer, "seed": seed, "rows": drawn,
-                "parameters": parameters, "num_threads": threads,
+                "parameters": parameters, "num_threads": threads, "resume": resumed(resume),
+                "limits": limits_of(max_calls, max_tokens, max_minutes, max_cost),
             }  # fmt: skip
             planned = show_plan(output, framework, task, measure, dry_run, **asked) if dry_run or plan else None
             if dry_run:
@@ -95,16 +98,15 @@ def add_to(app: typer.Typer) -> None:
                 events=events,
                 **asked,
                 planned=planned,
-                limits=limits_of(max_calls, max_tokens, max_minutes, max_cost),
                 max_errors=max_errors,
-                resume=resumed(resume),
             )
             told = {"plan": planned.to_dict()} if planned else {}
             output.document({**result_document(framework, model, result, version), **told})
             output.print(*score_lines(result), *budget_lines(framework, result))
             if planned and not planned.unknown:
                 output.print(f"planned: {planned.total().calls.expected:.0f} LM calls")
-            output.print(f"[bold]{version.task}@{version.name}[/] is in {version.bundle.path}")
+            at = f"{version.task}@{version.name}"
+            output.print(styled("[bold]{}[/] is in {}", at, version.bundle.path))
 
 
 def run_optimization(
@@ -136,7 +138,7 @@ def show_plan(
         output.document(planned.to_dict())
         output.print(*plan_lines(planned, output.stdout.width))
     else:
-        output.stderr.print(*plan_lines(planned, output.stderr.width), sep="\n")
+        output.aside(*plan_lines(planned, output.stderr.width))
     return planned
 
 
@@ -154,7 +156,7 @@ def result_document(
     }
 
 
-def budget_lines(framework: "DSPyFramework", result: "OptimizationResult") -> list[str]:
+def budget_lines(framework: "DSPyFramework", result: "OptimizationResult") -> "list[str | Text]":
     """What a budget that ended the run means, and how to go on."""
     if result.status != "budget":
         return []
@@ -164,27 +166,26 @@ def budget_lines(framework: "DSPyFramework", result: "OptimizationResult") -> li
     had = run.about["options"]["limits"]
     larger = " ".join(f"{flag(name)} {2 * shown(name, value):g}" for name, value in had.items())
     return [
-        f"[yellow]The search ended early: {result.note}.[/] Go on with a larger one:",
+        styled("[yellow]The search ended early: {}.[/] Go on with a larger one:", result.note),
         f"  {command(run)} {larger}",
     ]
 
 
-def score_lines(result: "OptimizationResult") -> list[str]:
+def score_lines(result: "OptimizationResult") -> "list[str | Text]":
     """Baseline, optimized and the honest reading of the difference."""
-    lines = []
+    lines: list[str | Text] = []
     for name, score in (("baseline", result.baseline), ("optimized", result.optimized)):
         if score is not None:
             interval = f"95 % interval {score.low:.1f} to {score.high:.1f}, {score.n} rows"
-            lines.append(f"{name:<10} [bold]{score.score:5.1f}[/]  {interval}")
+            lines.append(styled("{} [bold]{}[/]  {}", f"{name:<10}", f"{score.score:5.1f}", interval))
     if (difference := result.comparison) is not None:
         text = f"{difference.difference:+.1f} (95 % interval {difference.low:+.1f} to {difference.high:+.1f})"
         if result.promoted:
-            lines.append(f"difference [bold green]{text}[/]: better on held-out rows; promoted.")
+            told = "difference [bold green]{}[/]: better on held-out rows; promoted."
         elif difference.difference > 0:
-            lines.append(f"difference [yellow]{text}[/]: may be luck, so it is stored as a candidate, not promoted.")
+            told = "difference [yellow]{}[/]: may be luck, so it is stored as a candidate, not promoted."
         else:
-            lines.append(
-                f"difference [red]{text}[/]: optimization did not help here; stored as a candidate, not promoted."
-            )
+            told = "difference [red]{}[/]: optimization did not help here; stored as a candidate, not promoted."
+        lines.append(styled(told, text))
     lines.append(f"{result.lm_calls} LM calls, {result.seconds:.0f} s")
     return lines

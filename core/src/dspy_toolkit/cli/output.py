@@ -1,17 +1,33 @@
-"""What a verb prints: tables for people, or one JSON document and nothing else on stdout."""
+"""What a verb prints: tables for people, or one JSON document and nothing else on stdout.
+
+Text is shown as it is: `list[str]` in a signature and `[/INST]` in a model's answer are no markup. What is to be bold
+says so with `styled`. Lines are not broken, so that a path or a command can be copied.
+"""
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
-__all__ = ["Output"]
+__all__ = ["Output", "styled"]
+
+_WIDE = 200
+"""Columns of tables where nobody's terminal sets a limit: in a file or a pipe."""
+
+
+def styled(markup: str, *values: Any) -> "Text":
+    """`markup`, as rich has it, with each `{}` replaced by a value as it is."""
+    from rich.markup import escape
+    from rich.text import Text
+
+    return Text.from_markup(markup.format(*(escape(str(value)) for value in values)), emoji=False)
 
 
 class Output:
@@ -28,15 +44,11 @@ class Output:
 
     @cached_property
     def stdout(self) -> "Console":
-        from rich.console import Console
-
-        return Console(stderr=self.as_json)
+        return _console(stderr=self.as_json)
 
     @cached_property
     def stderr(self) -> "Console":
-        from rich.console import Console
-
-        return Console(stderr=True)
+        return _console(stderr=True)
 
     @contextmanager
     def guard(self) -> Iterator["Output"]:
@@ -55,10 +67,14 @@ class Output:
             os.close(self._target)
             self._target = None
 
-    def print(self, *renderables: Any, sep: str = "\n") -> None:
-        """Show something to a person; says nothing on stdout in JSON mode."""
+    def print(self, *renderables: Any) -> None:
+        """Show something to a person, each on lines of its own; says nothing on stdout in JSON mode."""
         if not self.as_json:
-            self.stdout.print(*renderables, sep=sep)
+            _print(self.stdout, renderables)
+
+    def aside(self, *renderables: Any) -> None:
+        """The same on stderr: what is not the result."""
+        _print(self.stderr, renderables)
 
     def note(self, text: str) -> None:
         """Tell a person something that is not the result, on stderr."""
@@ -80,3 +96,19 @@ class Output:
         data = text.encode()
         while data:
             data = data[os.write(target, data) :]
+
+
+def _console(*, stderr: bool) -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=stderr, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDE
+    return console
+
+
+def _print(console: "Console", renderables: Iterable[Any]) -> None:
+    from rich.text import Text
+
+    for each in renderables:
+        console.print(each, soft_wrap=isinstance(each, str | Text))

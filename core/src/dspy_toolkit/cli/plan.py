@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from dspy_toolkit.cli.output import styled
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,11 +23,11 @@ def plan_lines(plan: "Plan", width: int) -> "list[Any]":
     rows = ", ".join(f"{count} {name}" for name, count in plan.rows.items())
     threads = f"{plan.num_threads} threads" if plan.num_threads > 1 else "1 thread"
     lines: list[Any] = [
-        f"[bold]{plan.optimizer}[/] for {_plain(plan.task)} on {_plain(plan.model)}: {rows} rows, {threads}"
+        styled("[bold]{}[/] for {} on {}: {} rows, {}", plan.optimizer, plan.task, plan.model, rows, threads)
     ]
     if plan.reason:
-        lines.append(f"auto chose it: {_plain(plan.reason)}")
-    lines += [_table(plan, why=width >= _WIDE), *(f"- {_plain(note)}" for note in _notes(plan))]
+        lines.append(f"auto chose it: {plan.reason}")
+    lines += [_table(plan, why=width >= _WIDE), *(f"- {note}" for note in _notes(plan))]
     return lines
 
 
@@ -47,7 +49,7 @@ def _table(plan: "Plan", *, why: bool) -> "Table":
         table.add_row("search", *["unknown"] * (4 + priced), *([plan.unknown] if why else []))
     table.add_section()
     name = "total without the search" if plan.unknown else "total"
-    table.add_row(f"[bold]{name}[/]", *_cells(plan.total(), priced=priced))
+    table.add_row(styled("[bold]{}[/]", name), *_cells(plan.total(), priced=priced))
     return table
 
 
@@ -92,9 +94,3 @@ def _minutes(seconds: "Amount | None") -> str:
 
 def _money(cost: "Amount | None") -> str:
     return "?" if cost is None else f"{cost.expected:.2f} ({cost.low:.2f}-{cost.high:.2f})"
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -5,6 +5,7 @@ import dataclasses
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.output import styled
 
 __all__ = ["add_to"]
 
@@ -28,7 +29,8 @@ def _table(records):
     for column in ("project", "distribution", "version", "hooks", "state"):
         table.add_column(column, overflow="fold")
     for record in records:
-        state = "blocked" if record.blocked else f"[red]{record.error}[/]" if record.error else "[green]ok[/]"
+        bad = "blocked" if record.blocked else styled("[red]{}[/]", record.error) if record.error else None
+        state = bad or styled("[green]ok[/]")
         hooks = ", ".join(hook.removeprefix("toolkit_") for hook in record.hooks)
         table.add_row(record.name, record.distribution, record.version, hooks, state)
     return table

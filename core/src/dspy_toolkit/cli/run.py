@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.output import styled
 
 if TYPE_CHECKING:
     from dspy_toolkit.evaluation import Target
@@ -66,12 +67,12 @@ def add_to(app: typer.Typer) -> None:
             )
             output.note(f"{target.name} {target.version or '(not optimized)'} with {program.lm.model}")
             for field, value in shown.items():
-                output.print(f"[bold]{field}[/]")
+                output.print(styled("[bold]{}[/]", field))
                 output.print(value)
             if write is None:
                 for filename, text in files.items():
-                    output.print(f"\n[bold]{filename}[/]  (--write FOLDER writes it)")
-                    output.stdout.print(text, markup=False, highlight=False) if not as_json else None
+                    output.print(styled("\n[bold]{}[/]  (--write FOLDER writes it)", filename))
+                    output.print(text)
             for path in written:
                 output.print(f"wrote {path}")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
-from dspy_toolkit.cli.output import Output
+from dspy_toolkit.cli.output import Output, styled
 
 if TYPE_CHECKING:
     from dspy_toolkit.optimize import Run
@@ -59,7 +59,9 @@ def _list(output: Output) -> None:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("run", "task", "optimizer", "status", "before", "after", "calls", "begun (UTC)"):
-        table.add_column(column, overflow="fold", justify="right" if column in ("before", "after", "calls") else "left")
+        right = column in ("before", "after", "calls")
+        # A narrow terminal folds what is no name to copy and no number.
+        table.add_column(column, overflow="fold", justify="right" if right else "left", no_wrap=column != "task")
     for row in rows:
         before, after = _number(row["baseline"]), _number(row["optimized"] if row["score"] is None else row["score"])
         calls = "" if row["lm_calls"] is None else str(row["lm_calls"])
@@ -136,18 +138,16 @@ def _stages(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _told(document: Mapping[str, Any]) -> list[Any]:
-    from rich.markup import escape
-
-    asked = document["asked"]
+    asked, begun = document["asked"], document["started"][:16].replace("T", " ")
+    sessions = "" if document["sessions"] == 1 else f", in {document['sessions']} sessions"
     lines: list[Any] = [
-        f"[bold]{document['run']}[/]  {document['status']}, begun {document['started'][:16].replace('T', ' ')} UTC"
-        + ("" if document["sessions"] == 1 else f", in {document['sessions']} sessions"),
+        styled("[bold]{}[/]  {}, begun {} UTC{}", document["run"], document["status"], begun, sessions),
         f"task       {document['task']}, metric {asked['metric']}, seed {asked['seed']}, rows "
         + ", ".join(f"{count} {name}" for name, count in asked["rows"].items()),
         f"optimizer  {document['optimizer']} "
-        + escape(", ".join(f"{name}={value}" for name, value in asked["parameters"].items()))
+        + ", ".join(f"{name}={value}" for name, value in asked["parameters"].items())
         if document["kind"] == "optimize"
-        else f"measured   {escape(asked['program'])} on {escape(asked['data'])}",
+        else f"measured   {asked['program']} on {asked['data']}",
         f"model      {document['model']}",
     ]
     for stage in document["stages"]:
@@ -155,15 +155,15 @@ def _told(document: Mapping[str, Any]) -> list[Any]:
         score = "" if stage.get("score") is None else f", score {stage['score']:.1f}"
         state = "" if stage["finished"] else ", not finished"
         lines.append(f"{stage['stage']:<10} {stage.get('done', 0)}{of}{score}, {stage.get('seconds', 0):.1f} s{state}")
-    lines += [f"note       {escape(note)}" for note in document["notes"]]
+    lines += [f"note       {note}" for note in document["notes"]]
     if document["candidates"]:
         lines += ["", _candidates(document["candidates"])]
     if document["errors"]:
         lines += ["", _errors(document["errors"])]
     if document["version"]:
-        lines += ["", f"The program is stored as [bold]{document['version']}[/]."]
+        lines += ["", styled("The program is stored as [bold]{}[/].", document["version"])]
     if document["resume"]:
-        lines += ["", f"Go on with: [bold]{document['resume']}[/]"]
+        lines += ["", styled("Go on with: [bold]{}[/]", document["resume"])]
     return lines
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.output import styled
 
 __all__ = ["add_to"]
 
@@ -35,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
                     table.add_column(column, overflow="fold")
                 for field in fields:
                     table.add_row(*field.values())
-                output.print(f"[bold]{found.qualified_name}[/]: {summary}", table)
+                output.print(styled("[bold]{}[/]: {}", found.qualified_name, summary), table)
                 return
             everything = plugins.entries(SignatureEntry).values()
             listed = [found for found in everything if project in (None, found.project)]

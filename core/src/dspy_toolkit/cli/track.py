@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.output import styled
 
 if TYPE_CHECKING:
     from dspy_toolkit.cli.output import Output
@@ -49,7 +50,7 @@ def _add_ui(group: typer.Typer) -> None:
             output.note("Starting MLflow (ten seconds or more) ...")
             with log.open("wb") as said, Server(target, port=port, log=said) as server:
                 output.document({"url": server.url, "started": True})
-                output.print(f"[bold]{server.url}[/] shows {target.public}; Ctrl-C ends it.")
+                output.print(styled("[bold]{}[/] shows {}; Ctrl-C ends it.", server.url, target.public))
                 _wait(server)
 
 
@@ -138,7 +139,7 @@ def _add_status(group: typer.Typer) -> None:
             output.print(f"MLflow: {target.public}{'' if installed() else ' (MLflow is not installed)'}")
             table = Table(box=None, header_style="bold", pad_edge=False)
             for column in ("run", "task", "state", "in MLflow", "problem"):
-                table.add_column(column, overflow="fold")
+                table.add_column(column, overflow="fold", no_wrap=column == "run")
             for row in rows:
                 table.add_row(row["run"], row["task"], row["status"], row["sent"], row["problem"])
             output.print(table)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.output import styled
 
 __all__ = ["add_to"]
 
@@ -51,11 +52,15 @@ def add_to(app: typer.Typer) -> None:
             for name, report in rows:
                 first = (name, report.fingerprint)
                 if not report.findings:
-                    table.add_row(*first, "[green]ok[/]")
+                    table.add_row(*first, styled("[green]ok[/]"))
                 for finding in report.findings:
                     colour = "red" if finding.severity == "error" else "yellow"
                     table.add_row(
-                        *first, f"[{colour}]{finding.severity}[/]", finding.field, finding.message, finding.remedy
+                        *first,
+                        styled(f"[{colour}]{{}}[/]", finding.severity),
+                        finding.field,
+                        finding.message,
+                        finding.remedy,
                     )
                     first = ("", "")
             output.print(table)

@@ -9,14 +9,13 @@ import dspy
 
 from dspy_toolkit.errors import DataError
 from dspy_toolkit.evaluation.target import Target
-from dspy_toolkit.optimize.data import Row, draw, input_fields, leak_key, prepare, signatures_of, to_examples
+from dspy_toolkit.optimize.data import AnyData, draw, input_fields, leak_key, prepare, signatures_of, to_examples
 from dspy_toolkit.optimize.sources import read_dataset
 from dspy_toolkit.programs import Nearest
 from dspy_toolkit.types import TaskData
 
-__all__ = ["AnyData", "EvaluationRows", "SetName", "check_not_shown", "rows_of"]
+__all__ = ["EvaluationRows", "SetName", "check_not_shown", "rows_of"]
 
-AnyData = TaskData | Sequence[Row] | str | os.PathLike[str]
 SetName = Literal["train", "validation", "test"]
 
 
@@ -60,9 +59,7 @@ def rows_of(
     program = target.plain()
     shown, notes = "the list", ()
     if data is None:
-        if target.task is None:
-            raise DataError(f"{target.name} has no rows of its own; give some (--data FILE, or `dataset` in Python).")
-        data, shown = target.task.data(), target.task.name
+        data, shown = target.data(), target.name
     elif isinstance(data, str | os.PathLike):
         data = read_dataset(data, program, keep=keep)
         shown, notes = os.path.basename(data.name), (data.summary,)

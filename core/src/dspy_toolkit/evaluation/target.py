@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from dspy_toolkit.errors import BundleError, PluginError, SignatureError, UnknownNameError
+from dspy_toolkit.errors import BundleError, DataError, MetricError, PluginError, SignatureError, UnknownNameError
+from dspy_toolkit.metrics import Metric
+from dspy_toolkit.metrics.named import AnyMetrics, find_metrics
+from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.store import load_program, read_bundle
 from dspy_toolkit.store.store import PLAIN
 from dspy_toolkit.task import Task
-from dspy_toolkit.types import SignatureEntry, TaskEntry, resolve
+from dspy_toolkit.types import MetricEntry, SignatureEntry, TaskData, TaskEntry, resolve
 
 if TYPE_CHECKING:
     from dspy_toolkit.framework import DSPyFramework
@@ -58,6 +61,21 @@ class Target:
     def project(self) -> str:
         """Whose settings apply."""
         return self.name.partition("/")[0]
+
+    def data(self) -> TaskData:
+        """The task's own rows. Raises DataError for what is no task."""
+        if self.task is None:
+            raise DataError(f"{self.name} has no rows of its own; give some (--data FILE, or `dataset` in Python).")
+        return self.task.data()
+
+    def metrics(self, plugins: PluginManager, given: AnyMetrics | None) -> list[Metric]:
+        """Those that are given, or the task's. Raises MetricError for what is no task, and as `find_metric` does."""
+        if given not in (None, [], ()):
+            return find_metrics(plugins, given, project=self.project)
+        if self.task is None:
+            known = ", ".join(plugins.entries(MetricEntry))
+            raise MetricError(f"{self.name} has no metric of its own; name one (--metric): {known}.")
+        return [self.task.metric()]
 
 
 @dataclass(frozen=True, kw_only=True)

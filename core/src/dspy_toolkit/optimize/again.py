@@ -1,91 +1,60 @@
 """Going on with a run: with what it was begun with, and nothing else but a larger budget."""
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.optimize.limits import Limits
 from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
+from dspy_toolkit.optimize.request import OptimizationRequest
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.runs import Run
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.types import resolve
 
-__all__ = ["asked_again", "asked_with", "command", "flag", "going_on", "limits_given", "rows_again", "shown"]
+__all__ = ["asked_again", "command", "flag", "going_on", "shown"]
 
 
-def asked_again(
-    run: Run,
-    plugins: PluginManager,
-    *,
-    optimizer: str | None,
-    model: str | None,
-    seed: int | None,
-    rows: Mapping[str, int],
-    parameters: Mapping[str, Any],
-    num_threads: int | None,
-    limits: Limits | None,
-    max_errors: int | None,
-) -> dict[str, Any]:
-    """The options `run` was begun with, for `DSPyFramework.optimize_module`. Those given must be the same or None, but
-    for limits, threads and allowed errors, which win.
+def asked_again(run: Run, plugins: PluginManager, request: OptimizationRequest) -> OptimizationRequest:
+    """The request `run` was begun with. What `request` says must be the same, but for rows and metrics in hand, limits,
+    threads and allowed errors, which win.
 
     Raises OptimizationError naming what was and what is given.
     """
     had = run.about["options"]
+    _check_same(run, plugins, request)
+    return OptimizationRequest(
+        dataset=had.get("dataset") if request.dataset is None else request.dataset,
+        metrics=request.metrics or had.get("metrics"),
+        optimizer=had["optimizer"],
+        model=had["model"],
+        seed=had["seed"],
+        rows=had["rows"],
+        parameters=had["parameters"],
+        num_threads=request.num_threads or had["num_threads"],
+        limits=_larger(run, had.get("limits", {}), request.limits),
+        max_errors=had.get("max_errors") if request.max_errors is None else request.max_errors,
+    )
+
+
+def _check_same(run: Run, plugins: PluginManager, request: OptimizationRequest) -> None:
+    had = run.about["options"]
     name = run.identity["optimizer"]
-    if (
-        optimizer is not None
-        and optimizer != had["optimizer"]
-        and find_optimizer(plugins, optimizer).entry.name != name
-    ):
-        raise _other(run, "optimizer", had["optimizer"], optimizer)
-    for option, value in (("model", model), ("seed", seed)):
+    given = request.optimizer
+    if given not in (None, had["optimizer"]) and find_optimizer(plugins, given).entry.name != name:
+        raise _other(run, "optimizer", had["optimizer"], given)
+    for option, value in (("model", request.model), ("seed", request.seed)):
         if value is not None and value != had[option]:
             raise _other(run, option, had[option], value)
-    for each, count in rows.items():
+    for each, count in request.rows.items():
         if count != had["rows"].get(each):
             raise _other(run, f"rows {each}", had["rows"].get(each, "all"), count)
     function = resolve(find_optimizer(plugins, name).entry.optimizer)
-    for each, value in check_parameters(function, name, parameters).items():
-        if each in parameters and value != run.identity["parameters"][each]:
-            raise _other(run, f"param {each}", run.identity["parameters"][each], parameters[each])
-    return {
-        "optimizer": had["optimizer"],
-        "model": had["model"],
-        "seed": had["seed"],
-        "rows": had["rows"],
-        "num_threads": num_threads or had["num_threads"],
-        "limits": _larger(run, had.get("limits", {}), limits),
-        "max_errors": had.get("max_errors") if max_errors is None else max_errors,
-        **had["parameters"],
-    }
-
-
-def limits_given(limits: Limits | None) -> dict[str, float]:
-    """Those that limit something."""
-    return {name: value for name, value in asdict(limits or Limits()).items() if value is not None}
-
-
-def asked_with(name: str, dataset: Any, metrics: Any) -> dict[str, Any]:
-    """What a run was asked with, as far as it can be written down: rows in a file and metrics with names."""
-    asked: dict[str, Any] = {"name": name}
-    if isinstance(dataset, str | os.PathLike):
-        asked["dataset"] = str(Path(dataset).absolute())
-    named = [metrics] if isinstance(metrics, str) else metrics
-    if isinstance(named, Sequence) and named and all(isinstance(metric, str) for metric in named):
-        asked["metrics"] = list(named)
-    return asked
-
-
-def rows_again(run: Run, dataset: Any, metrics: Any) -> tuple[Any, Any]:
-    """The rows and metrics that are given, or those `run` was begun with."""
-    had = run.about["options"]
-    return dataset if dataset is not None else had.get("dataset"), metrics or had.get("metrics")
+    checked = check_parameters(function, name, request.parameters)
+    for each, value in request.parameters.items():
+        if checked[each] != run.identity["parameters"][each]:
+            raise _other(run, f"param {each}", run.identity["parameters"][each], value)
 
 
 def command(run: Run) -> str:
@@ -94,7 +63,10 @@ def command(run: Run) -> str:
 
 
 def _command(name: str, run: str) -> str:
-    return f"dspy-toolkit optimize {shlex.quote(name)} --resume {run}"
+    # A signature with a Literal has quotes of its own, which shlex writes in a way nobody can read.
+    easy = "'" in name and not set(name) & set('"$`\\!')
+    quoted = f'"{name}"' if easy else shlex.quote(name)
+    return f"dspy-toolkit optimize {quoted} --resume {run}"
 
 
 def going_on(name: str, error: OptimizationError, stored: Sequence[str], task: str) -> OptimizationError:
@@ -113,7 +85,7 @@ def going_on(name: str, error: OptimizationError, stored: Sequence[str], task: s
 
 
 def _larger(run: Run, had: Mapping[str, float], limits: Limits | None) -> Limits:
-    now = {**had, **limits_given(limits)}
+    now = {**had, **(limits.given() if limits else {})}
     if run.status == "budget" and not any(now[name] > had[name] for name in had):
         spent = ", ".join(f"{value:g} {name}" for name, value in had.items())
         name, value = next(iter(had.items()))

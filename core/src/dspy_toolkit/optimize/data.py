@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ from dspy_toolkit.optimize.duplicates import normal_form
 from dspy_toolkit.types import TaskData
 
 __all__ = [
+    "AnyData",
     "Row",
     "Splits",
     "digest",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 Row = Mapping[str, Any] | dspy.Example
+AnyData = TaskData | Sequence[Row] | str | os.PathLike[str]
+"""Three sets, or one: rows, or a file or folder of them (see `read_dataset`)."""
 
 _SETS = ("train", "validation", "test")
 _CUTS = (0.4, 0.6)  # where validation and test begin, as shares of the hashes

@@ -332,9 +332,9 @@ def _in_threads(work: Sequence[_Row], num_threads: int, meter: Meter) -> Iterato
                     meter.check()
                     ending.wait(_TOGETHER)
                 result = _next(results, meter)
-            except BaseException:
+            except BaseException:  # whatever ends the run, what was finished before counts
                 halt.set()
-                yield from _done(results)  # what was finished before the end counts
+                yield from _done(results)
                 raise
             yield result
     finally:

@@ -1,6 +1,6 @@
 """What a run may spend at most."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 __all__ = ["BudgetSpent", "Limits"]
 
@@ -18,6 +18,10 @@ class Limits:
     tokens: int | None = None
     seconds: float | None = None
     cost: float | None = None
+
+    def given(self) -> dict[str, float]:
+        """Those that limit something."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def check(self, *, calls: int, tokens: int, cost: float) -> None:
         """Raise BudgetSpent if there may not be `calls` calls, or tokens or money are spent."""

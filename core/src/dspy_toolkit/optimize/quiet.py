@@ -10,6 +10,7 @@ import io
 import logging
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -71,6 +72,10 @@ def quiet() -> Iterator[None]:
     try:
         with dspy.context(**{_SETTING: True}):
             yield
+    except BaseException as error:
+        # A bar says a last word when it is collected; the frames that hold it would live as long as the error.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         _muted.reset(token)
         with _installing:

@@ -51,10 +51,6 @@ class FlatLayer:
     def nbytes(self) -> int:
         return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
 
-    @property
-    def arrays(self) -> list[mx.array]:
-        return [] if self.keys is None or self.values is None else [self.keys, self.values]
-
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         plan = self.plan
         assert plan is not None
@@ -64,8 +60,8 @@ class FlatLayer:
             self.keys = mx.put_along_axis(self.keys, plan.spots, keys, axis=2)
             self.values = mx.put_along_axis(self.values, plan.spots, values, axis=2)
         else:
-            self.keys[plan.slots, :, plan.positions] = keys[:, :, 0]
-            self.values[plan.slots, :, plan.positions] = values[:, :, 0]
+            self.keys[plan.slots, :, plan.spots[:, 0, 0, 0]] = keys[:, :, 0]
+            self.values[plan.slots, :, plan.spots[:, 0, 0, 0]] = values[:, :, 0]
         return keys, values
 
     @staticmethod
@@ -148,13 +144,12 @@ class FlatLayer:
         assert plan is not None
         assert self.keys is not None
         assert self.values is not None
-        old_keys, old_values = plan.groups[0].prefix[self.layer]
+        old_keys, old_values = plan.groups[0].sides(self.layer)
         rows, heads, size = flat.shape
-        kinds = old_keys.shape[1]
+        kinds = old_values.shape[0]
         lined = (flat * scale).reshape(rows, kinds, -1, size)
-        apart = lined.swapaxes(0, 1).reshape(kinds, -1, size)
-        old = (apart @ old_keys[0].swapaxes(-1, -2)).astype(mx.float32)
-        new = lined @ self.keys[:rows, :, : plan.columns].swapaxes(-1, -2) + plan.tail_bias(None)
+        old = (lined.swapaxes(0, 1).reshape(kinds, -1, size) @ old_keys).astype(mx.float32)
+        new = lined @ self.keys[:rows, :, : plan.columns].swapaxes(-1, -2) + plan.tail_bias()
 
         def by_row(part: mx.array) -> mx.array:
             return part.reshape(kinds, rows, -1, part.shape[-1]).swapaxes(0, 1)
@@ -163,7 +158,7 @@ class FlatLayer:
         old = mx.exp(old - top.swapaxes(0, 1).reshape(kinds, -1, 1))
         new = mx.exp(new - top)
         total = by_row(old.sum(axis=-1, keepdims=True)) + new.sum(axis=-1, keepdims=True)
-        out = by_row(old.astype(flat.dtype) @ old_values[0])
+        out = by_row(old.astype(flat.dtype) @ old_values)
         out = out + new.astype(flat.dtype) @ self.values[:rows, :, : plan.columns]
         return (out / total).astype(flat.dtype).reshape(rows, heads, 1, -1)
 
@@ -191,9 +186,9 @@ class FlatLayer:
             if self.window is not None:
                 mask = plan.prefix_mask(group, self.window)[None, None]
             out, top, total = _partial(queries.transpose(1, 0, 2)[None], keys, values, mask)
-            outs.append(out[0].transpose(1, 0, 2))
-            tops.append(top[0].transpose(1, 0, 2))
-            totals.append(total[0].transpose(1, 0, 2))
+            outs.append(out.squeeze(0).transpose(1, 0, 2))
+            tops.append(top.squeeze(0).transpose(1, 0, 2))
+            totals.append(total.squeeze(0).transpose(1, 0, 2))
         if plan.one_group:
             return outs[0], tops[0], totals[0]
         nothing = mx.zeros((1, *outs[0].shape[1:]), outs[0].dtype)

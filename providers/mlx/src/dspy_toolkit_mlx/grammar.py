@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
-from llguidance.numpy import fill_next_token_bitmask
 from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError
@@ -68,8 +67,8 @@ class GrammarSource:
 @dataclass(frozen=True, slots=True)
 class _Compiled:
     matcher: LLMatcher
-    start: tuple[int, ...]
-    markers: tuple[tuple[int, ...], ...]
+    start: list[int]
+    markers: list[list[int]]
     reserve: int
     is_json: bool
 
@@ -83,7 +82,9 @@ class GrammarStore:
     def __init__(self, tokenizer: LLTokenizer, size: int = 256):
         self.tokenizer = tokenizer
         self.words = (tokenizer.vocab_size + 31) // 32
-        self.quote = (tuple(tokenizer.tokenize_str('"')),)
+        self.quote = [tokenizer.tokenize_str('"')]
+        self.eos = frozenset(tokenizer.eos_tokens)
+        self.eos_bits = [(token >> 5, np.uint32(1 << (token & 31)).view(np.int32)) for token in tokenizer.eos_tokens]
         self._size = size
         self._lock = threading.Lock()
         self._compiled: OrderedDict[GrammarSource, _Compiled] = OrderedDict()
@@ -119,8 +120,8 @@ class GrammarStore:
             markers |= {json.loads(literal) for literal in _SUFFIX.findall(source.text)}
         return _Compiled(
             matcher=matcher,
-            start=tuple(start),
-            markers=tuple(tuple(self.tokenizer.tokenize_str(text)) for text in sorted(markers, key=len, reverse=True)),
+            start=start,
+            markers=[self.tokenizer.tokenize_str(text) for text in sorted(markers, key=len, reverse=True)],
             reserve=len(self.tokenizer.tokenize_str(source.minimal)) + 4 if source.minimal else 24,
             is_json=source.is_json,
         )
@@ -196,7 +197,10 @@ class LLGuide:
         self._clock = FieldClock(fields) if fields else None
         self._compiled = compiled
         self._matcher = matcher
-        self._eos = frozenset(store.tokenizer.eos_tokens)
+        self._eos = store.eos
+        self._bits: NDArray[np.int32] | None = None
+        self._rows = range(0)
+        self._plain = self._clock is None and not compiled.is_json
         self._closing = False
         self._spent = 0
         self._in_string = False
@@ -224,24 +228,38 @@ class LLGuide:
 
     def fill(self, bitmask: NDArray[np.int32], row: int) -> None:
         """Write the mask of the next token into a row of `bitmask` (int32, one bit per token, set means allowed)."""
-        fill_next_token_bitmask(self._matcher, bitmask, row)
-        self._check()
-        mask = bitmask[row]
-        if (self._closing or self._field_over) and not self._matcher.is_accepting():
+        if bitmask is not self._bits:
+            self._point_at(bitmask)
+        matcher = self._matcher
+        matcher.unsafe_compute_mask_ptr(self._rows[row], self._store.words * 4)
+        if matcher.is_error():
+            self._check()
+        if (self._closing or (self._clock is not None and self._clock.used_up)) and not matcher.is_accepting():
+            mask = bitmask[row]
             for closers in self._store.closers():
                 ending = mask & closers
                 if ending.any():
                     mask[:] = ending
                     return
-        if (self._closing and self._matcher.is_accepting()) or self._field_end():
+        if (self._closing and matcher.is_accepting()) or self._field_end():
+            mask = bitmask[row]
             if self._closing:
                 mask[:] = 0
-            for token in self._eos:
-                mask[token >> 5] |= np.int32(np.uint32(1 << (token & 31)).view(np.int32))
+            for word, bit in self._store.eos_bits:
+                mask[word] |= bit
+
+    def _point_at(self, bitmask: NDArray[np.int32]) -> None:
+        """Note where rows lie in memory: the matcher is given addresses, and would write anywhere."""
+        size = self._store.words * 4
+        if bitmask.dtype != np.int32 or bitmask.strides != (size, 4) or not bitmask.flags.writeable:
+            raise ValueError(f"Expected writable rows of {size} bytes, got {bitmask.dtype} by {bitmask.strides}.")
+        address = bitmask.ctypes.data
+        self._rows = range(address, address + bitmask.nbytes, size)
+        self._bits = bitmask
 
     def advance(self, token: int, left: int) -> list[int]:
         if token in self._eos:
-            added = [] if self._matcher.is_accepting() else list(self._field_end())
+            added = [] if self._matcher.is_accepting() else [*self._field_end()]
             if not added:
                 self._matcher.consume_token(token)
                 self._check()
@@ -251,7 +269,8 @@ class LLGuide:
         else:
             added = [token]
             self._matcher.consume_token(token)
-        self._check()
+        if self._matcher.is_error():
+            self._check()
         self._note(added)
         added += self._forced()
         if left - len(added) <= max(4, self._compiled.reserve - self._spent) and not self.done:
@@ -259,7 +278,7 @@ class LLGuide:
             added += self._close()
             if left - len(added) < -OVERRUN and not self.done:
                 self._ended = self.cut = True
-        elif self._field_over:
+        elif self._clock is not None and self._clock.used_up:
             added += self._close_field()
         return added
 
@@ -268,10 +287,10 @@ class LLGuide:
         return self._clock is not None and self._clock.used_up
 
     def _close_field(self) -> list[int]:
-        """Append what ends the field whose budget is used up; where that takes decisions, the mask makes them."""
+        """Append what ends the field whose budget is used up; where that takes decisions, the mask leaves the few."""
         added: list[int] = []
-        while not self.done and len(added) < OVERRUN and self._field_over and (end := self._field_end()):
-            self._matcher.consume_tokens(list(end))
+        while not self.done and len(added) < OVERRUN and self._field_over and (end := self._way_out()):
+            self._matcher.consume_tokens(end)
             self._check()
             self._note(end)
             added += [*end, *self._forced()]
@@ -280,15 +299,26 @@ class LLGuide:
     def _close(self) -> list[int]:
         """Append what ends the open field and everything that this forces; the mask does the rest."""
         added: list[int] = []
-        while not self.done and len(added) < OVERRUN and (end := self._field_end()):
+        while not self.done and len(added) < OVERRUN and (end := self._way_out()):
             self.cut = True
-            self._matcher.consume_tokens(list(end))
+            self._matcher.consume_tokens(end)
             self._check()
             self._note(end)
             added += [*end, *self._forced()]
         if not self.done and not self._matcher.is_accepting():
             self.cut = True
         return added
+
+    def _way_out(self) -> list[int]:
+        """What ends the field we are in, or the one token that the mask leaves: sampling it would cost a step."""
+        if end := self._field_end():
+            return end
+        bitmask = np.full((1, self._store.words), -1, dtype=np.int32)
+        self.fill(bitmask, 0)
+        (words,) = np.nonzero(bitmask[0])
+        bits = int(bitmask[0, words[0]]) & 0xFFFFFFFF if len(words) == 1 else 0
+        token = int(words[0]) * 32 + bits.bit_length() - 1 if bits.bit_count() == 1 else None
+        return [] if token is None or token in self._eos else [token]
 
     def _forced(self) -> list[int]:
         tokens = self._matcher.compute_ff_tokens()
@@ -299,19 +329,21 @@ class LLGuide:
             self._note(tokens)
         return tokens
 
-    def _field_end(self) -> tuple[int, ...]:
+    def _field_end(self) -> list[int]:
         """The tokens that end the free field we are in, or none if we are not in one that may end here."""
         if self._compiled.is_json:
-            ends = self._store.quote if self._in_string and not self._escaped else ()
+            ends = self._store.quote if self._in_string and not self._escaped else []
         else:
             ends = self._compiled.markers
         for tokens in ends:
-            if self._matcher.validate_tokens(list(tokens)) == len(tokens):
+            if self._matcher.validate_tokens(tokens) == len(tokens):
                 return tokens
-        return ()
+        return []
 
-    def _note(self, tokens: list[int] | tuple[int, ...]) -> None:
+    def _note(self, tokens: list[int]) -> None:
         """Follow fields, and JSON strings, to know whether a quote would close one."""
+        if self._plain:
+            return
         if self._clock is not None:
             for token in tokens:
                 self._clock.push(self._store.tokenizer.decode_bytes([token]))

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from dspy.lm15 import Request
+from llguidance import LLTokenizer
 from llguidance.hf import from_tokenizer
 
 from dspy_toolkit.errors import ModelError
@@ -45,7 +46,7 @@ class Intake:
         self._store = GrammarStore(low)
         self._store.closers()
         self.words = self._store.words
-        self._bytes: dict[int, bytes] = {}
+        self._bytes = _TokenBytes(self._store.tokenizer)
         added = tokenizer._tokenizer.added_tokens_decoder
         self._special = frozenset(token for token, how in added.items() if how.special)
         backend = tokenizer._tokenizer.backend_tokenizer
@@ -78,7 +79,7 @@ class Intake:
                 twin=twin,
                 turns=turns,
                 max_tokens=ready.max_tokens,
-                token_bytes=self._token_bytes,
+                token_bytes=self._bytes.__getitem__,
                 eos=self._eos,
                 stop=ready.stop,
                 guide=self._guides.make(ready),
@@ -106,12 +107,17 @@ class Intake:
     def count_tokens(self, messages: Rows[Mapping[str, Any]]) -> int:
         return self._renderer.count(messages)
 
-    def _token_bytes(self, token: int) -> bytes:
-        data = self._bytes.get(token)
-        if data is None:
-            low = self._store.tokenizer
-            data = b"" if low.is_special_token(token) else low.decode_bytes([token])
-            self._bytes[token] = data
+
+class _TokenBytes(dict[int, bytes]):
+    """What each token writes; special tokens write nothing."""
+
+    def __init__(self, tokenizer: LLTokenizer):
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token: int) -> bytes:
+        low = self._tokenizer
+        data = self[token] = b"" if low.is_special_token(token) else low.decode_bytes([token])
         return data
 
 

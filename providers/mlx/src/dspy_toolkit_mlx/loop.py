@@ -81,6 +81,7 @@ class EngineLoop:
             default_max_tokens=options.default_max_tokens,
         )
         self._sampler = Sampler(vocab)
+        self._bitmask: NDArray[np.int32] = np.empty((0, self.intake.words), dtype=np.int32)
         self._limits = self._measure(width)
         self._memory = MemoryGuard(self._limits.bytes)
         share = self._limits.bytes // 2
@@ -193,13 +194,10 @@ class EngineLoop:
     def _drop_cancelled(self) -> None:
         """Let go of those who do not wait any longer; a row goes with the last of its riders."""
         now = time.monotonic()
+        gone = [rider for rider in self._entries if rider.cancelled or (rider.deadline or now) < now]
         over: list[Entry] = []
-        gone = [
-            (rider, entry)
-            for rider, entry in self._entries.items()
-            if rider.cancelled or (rider.deadline is not None and now > rider.deadline)
-        ]
-        for rider, entry in gone:
+        for rider in gone:
+            entry = self._entries[rider]
             if entry.drop(rider):
                 over.append(entry)
             del self._entries[rider]
@@ -211,6 +209,7 @@ class EngineLoop:
 
     def _remove(self, entries: list[Entry]) -> None:
         """Take entries out of queue and rows."""
+        self._note()
         gone = set(entries)
         rows = [row for row, entry in enumerate(self.scheduler.running) if entry in gone]
         self.scheduler.leave(entries, self._runner.leave(rows) if rows else None)
@@ -245,12 +244,17 @@ class EngineLoop:
         if build is None or self._fetch(build):
             return
         tokens = build.chunk(self._limits.chunk)
-        state = self._runner.extend(build.state, tokens)
-        mx.eval(state_arrays(state))
+        if build.caches is None:
+            build.caches = self._runner.begin(build.state, len(build.tokens) - build.done)
+        self._runner.grow(build.caches, tokens)
+        mx.eval(state_arrays(build.caches))
         self._stats.prefill_steps += 1
         self._stats.prefill_computed += len(tokens)
         self._stats.prefill_shared -= len(tokens)
-        self.scheduler.built(build, state, build.done + len(tokens), self._runner.size(state))
+        build.done += len(tokens)
+        if build.done == len(build.tokens):
+            state = self._runner.end(build.caches)
+            self.scheduler.built(build, state, self._runner.size(state))
         mx.clear_cache()
 
     def _fetch(self, build: Build) -> bool:
@@ -313,7 +317,10 @@ class EngineLoop:
         """Fill masks on the CPU while the device computes. A matcher in error fails its own row."""
         if all(row.guide is None for row in rows):
             return None
-        bitmask = np.full((len(rows), self.intake.words), -1, dtype=np.int32)
+        bitmask = self._bitmask
+        if len(bitmask) < len(rows):
+            bitmask = self._bitmask = np.empty((len(rows), self.intake.words), dtype=np.int32)
+        bitmask[: len(rows)] = -1
         for index, row in enumerate(rows):
             if row.guide is not None:
                 try:
@@ -321,21 +328,16 @@ class EngineLoop:
                 except GrammarError as error:
                     failed[index] = error
                     bitmask[index] = -1
-        return bitmask
+        return bitmask[: len(rows)]
 
     def _count(self, rows: list[Sequence], pending: list[list[int]]) -> None:
         stats = self._stats
         stats.steps += 1
         stats.rows_stepped += len(rows)
         stats.width_peak = max(stats.width_peak, len(rows))
-        stats.kv_peak_bytes = max(stats.kv_peak_bytes, self._runner.nbytes + self.scheduler.tree.bytes)
-        for row, tokens in zip(rows, pending, strict=True):
-            if row.sampled == 0:
-                prompt = len(row.prompt) - row.cached_tokens
-                stats.prefill_computed += prompt
-                stats.forced_computed += len(tokens) - prompt
-            else:
-                stats.forced_computed += len(tokens) - 1
+        prompts = [len(row.prompt) - row.cached_tokens for row in rows if row.sampled == 0]
+        stats.prefill_computed += sum(prompts)
+        stats.forced_computed += sum(map(len, pending)) - sum(prompts) - (len(rows) - len(prompts))
         if stats.steps % CLEAR_EVERY == 0:
             mx.clear_cache()
         if stats.steps % 16 == 0:
@@ -366,6 +368,7 @@ class EngineLoop:
         stats, tree = self._stats, self.scheduler.tree
         stats.waiting, stats.running = len(self.scheduler.waiting), len(self.scheduler.running)
         stats.kv_bytes, stats.prefix_bytes = self._runner.nbytes, tree.bytes
+        stats.kv_peak_bytes = max(stats.kv_peak_bytes, stats.kv_bytes + tree.bytes)
         stats.prefix_entries, stats.evictions = tree.entries, tree.evictions
         stats.active_bytes, stats.peak_bytes = mx.get_active_memory(), mx.get_peak_memory()
 

@@ -7,7 +7,9 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from dspy_toolkit_mlx.runner import FlatRunner, PaddedRunner, Runner
+from dspy_toolkit_mlx.flat_runner import FlatRunner
+from dspy_toolkit_mlx.padded_runner import PaddedRunner
+from dspy_toolkit_mlx.runner import Runner
 
 __all__ = ["checked_runner", "deviation"]
 
@@ -17,7 +19,7 @@ TOLERANCE = 0.05
 """Largest accepted difference of logits, as a fraction of their spread: 16-bit models differ by up to a hundredth."""
 
 
-def checked_runner(model: Any, max_rows: int) -> tuple[FlatRunner | PaddedRunner, int, int]:
+def checked_runner(model: Any, max_rows: int) -> tuple[Runner, int, int]:
     """Return the fastest runner that passes, the size of the vocabulary, and how many rows may run at once.
 
     A model that passes with no runner runs one row at a time, with a warning.

@@ -1,6 +1,6 @@
 """Where the tokens of one step belong, laid end to end: to which rows, at which positions, behind which prefixes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +19,14 @@ class PrefixGroup:
     prefix: list[Any]
     length: int
     tokens: mx.array | None
+    _sides: dict[int, tuple[mx.array, mx.array]] = field(default_factory=dict)
+
+    def sides(self, layer: int) -> tuple[mx.array, mx.array]:
+        """A layer's keys (heads, size, tokens) and values (heads, tokens, size), for products."""
+        if layer not in self._sides:
+            keys, values = self.prefix[layer]
+            self._sides[layer] = keys.squeeze(0).swapaxes(-1, -2), values.squeeze(0)  # keys[0] would be a copy
+        return self._sides[layer]
 
 
 @dataclass(slots=True)
@@ -49,12 +57,11 @@ class Plan:
         self.size = len(row_of)
         self.rows = rows
         self.slots = mx.array(row_of)
-        self.positions = mx.array(position)
-        self.offsets = mx.array(position + np.array(bases)[row_of])
+        self._place(position, np.array(bases)[row_of])
         self.last = mx.array(starts + count - 1)
-        self.spots = self.positions[:, None, None, None]
         self.columns = int((np.array(tails) + count).max())
         self.single = self.size == rows
+        """Whether every row has one token."""
         self._blocks(count, starts, np.array(tails))
         self._groups(row_of, bases, prefixes)
         self._windows: dict[tuple[int | str, int | None], mx.array] = {}
@@ -62,17 +69,22 @@ class Plan:
     def next(self) -> "Plan":
         """The plan of the step after this one, when each row had and has one token and the rows are the same.
 
-        Nothing is counted or copied to the device again: where tokens go moves on by one.
+        Nothing is counted again: where tokens go moves on by one.
         """
         plan = object.__new__(Plan)
         plan.__dict__.update(self.__dict__)
-        plan.spots, plan.offsets = self.spots + 1, self.offsets + 1
-        plan.positions = plan.spots[:, 0, 0, 0]
         plan.columns = self.columns + 1
+        plan._place(self._position + 1, self._base)
         (block,) = self.blocks
         plan.blocks = [replace(block, reach=plan.spots, columns=plan.columns)]
         plan._windows = {}
         return plan
+
+    def _place(self, position: np.ndarray, base: np.ndarray) -> None:
+        """Copying a few numbers is cheaper than an operation of the device that computes them."""
+        self._position, self._base = position, base
+        self.spots = mx.array(position[:, None, None, None])
+        self.offsets = mx.array(position + base)
 
     def _blocks(self, count: np.ndarray, starts: np.ndarray, tails: np.ndarray) -> None:
         self.blocks: list[Block] = []
@@ -141,11 +153,12 @@ class Plan:
             self._windows[key] = mask
         return self._windows[key]
 
-    def tail_bias(self, window: int | None) -> mx.array:
-        """As `tail_mask` of the only block, to be added to scores."""
-        key = ("bias", window)
+    def tail_bias(self) -> mx.array:
+        """As `tail_mask` without a window, of rows with one token each, to be added to scores."""
+        key = ("bias", None)
         if key not in self._windows:
-            self._windows[key] = mx.where(self.tail_mask(0, window), 0.0, -1e30)
+            seen = np.arange(self.columns) <= self._position[:, None, None, None]
+            self._windows[key] = mx.array(np.where(seen, np.float32(0), np.float32(-1e30)))
         return self._windows[key]
 
     def prefix_mask(self, group: PrefixGroup, window: int) -> mx.array:

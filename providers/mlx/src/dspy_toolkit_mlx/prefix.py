@@ -12,10 +12,12 @@ States are opaque here. When a state can be cut (`sliceable`, plain attention), 
 too; when it cannot (SSM, convolution), only a state at exactly that depth does.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Node", "PrefixTree", "common"]
+__all__ = ["Memory", "Node", "PrefixTree", "common"]
 
 Tokens = tuple[int, ...]
 
@@ -34,6 +36,14 @@ def common(a: Tokens, b: Tokens) -> int:
     return low
 
 
+@dataclass(eq=False, slots=True)
+class Memory:
+    """What a state lies in, and those that were cut from it: it is given back when the last of them goes."""
+
+    bytes: int
+    states: int = 0
+
+
 class Node:
     """Tokens `edge` between a parent and here. `depth` counts tokens from the root; `states` those at or below.
 
@@ -41,8 +51,8 @@ class Node:
     """
 
     __slots__ = (
-        "bytes", "children", "depth", "edge", "last_use", "loners", "parent", "pins", "seen", "state", "states", "turn",
-        "users",
+        "bytes", "children", "depth", "edge", "last_use", "loners", "memory", "parent", "pins", "seen", "state",
+        "states", "turn", "users",
     )  # fmt: skip
 
     def __init__(self, edge: Tokens, parent: "Node | None", last_use: int = 0):
@@ -58,6 +68,7 @@ class Node:
         self.state: Any = None
         self.states = 0
         self.bytes = 0
+        self.memory: Memory | None = None
         self.last_use = last_use
 
     def path(self) -> Iterator["Node"]:
@@ -72,9 +83,13 @@ class Node:
 
 
 class PrefixTree:
-    """The tree of one engine. `cut(state, length)` returns a state of the first `length` tokens of a longer one."""
+    """The tree of one engine. `cut(state, length, copy)` returns a state of the first `length` tokens of a longer one,
+    which lies in the same memory unless `copy`. `bytes` is what all states hold, what several lie in counted once.
+    """
 
-    def __init__(self, max_bytes: int, *, cut: Callable[[Any, int], Any] | None = None, max_tokens: int = 4_000_000):
+    def __init__(
+        self, max_bytes: int, *, cut: Callable[[Any, int, bool], Any] | None = None, max_tokens: int = 4_000_000
+    ):
         self.max_bytes = max_bytes
         self.max_tokens = max_tokens
         self.bytes = 0
@@ -149,7 +164,12 @@ class PrefixTree:
             if self._cut is None or node.states == 0:
                 raise KeyError(f"no state at depth {node.depth}")
             donor = self._donor(node)
-            self.store(node, self._cut(donor.state, node.depth), donor.bytes * node.depth // donor.depth)
+            assert donor.memory is not None
+            size = donor.bytes * node.depth // donor.depth
+            # What is cut off keeps all of the memory it lies in; where that is much more, it gets its own.
+            alone = 2 * size < donor.memory.bytes
+            state = self._cut(donor.state, node.depth, alone)
+            self.store(node, state, size, None if alone else donor.memory)
         self._clock += 1
         node.last_use = self._clock
         return node.state
@@ -165,13 +185,19 @@ class PrefixTree:
             (node for node in self._held if node.seen >= seen and node.depth >= depth), key=lambda node: node.depth
         )
 
-    def store(self, node: Node, state: Any, size: int) -> None:
-        """Keep a state of `size` bytes at `node`, replacing one that is there. Does not evict: call `trim`."""
+    def store(self, node: Node, state: Any, size: int, memory: Memory | None = None) -> None:
+        """Keep a state of `size` bytes at `node`, replacing one that is there. Does not evict: call `trim`.
+
+        `memory` is what it lies in, if others do too.
+        """
         if node.state is None:
             for ancestor in node.path():
                 ancestor.states += 1
-        self.bytes += size - node.bytes
-        node.state, node.bytes = state, size
+        memory = memory or Memory(size)
+        memory.states += 1
+        self.bytes += memory.bytes if memory.states == 1 else 0
+        self._free(node)
+        node.state, node.bytes, node.memory = state, size, memory
         self._held.add(node)
         self._clock += 1
         node.last_use = self._clock
@@ -212,9 +238,14 @@ class PrefixTree:
     def _drop(self, node: Node) -> None:
         for ancestor in node.path():
             ancestor.states -= 1
-        self.bytes -= node.bytes
-        node.state, node.bytes = None, 0
+        self._free(node)
+        node.state, node.bytes, node.memory = None, 0, None
         self._held.discard(node)
+
+    def _free(self, node: Node) -> None:
+        if node.memory is not None:
+            node.memory.states -= 1
+            self.bytes -= 0 if node.memory.states else node.memory.bytes
 
     def _forget(self) -> None:
         """Forget the older half of the prompts that hold no state, so that the tree's own size is bounded."""
@@ -271,5 +302,8 @@ class PrefixTree:
             if node.state is not None:
                 held.add(node)
         assert held == self._held, "a state is not on the list"
-        assert self.bytes == sum(node.bytes for node in held), "bytes are miscounted"
+        memories = Counter(id(node.memory) for node in held)
+        assert all(memories[id(node.memory)] == node.memory.states for node in held if node.memory), "states are lost"
+        sizes = {id(node.memory): node.memory.bytes for node in held if node.memory}
+        assert self.bytes == sum(sizes.values()), "bytes are miscounted"
         assert self.tokens == tokens, "tokens are miscounted"

@@ -18,27 +18,50 @@ __all__ = ["Sampler", "noise_keys"]
 
 
 def noise_keys(seeds: NDArray[np.uint64], indices: NDArray[np.uint64]) -> mx.array:
-    """Keys (uint32, one row of two per pair) for pairs of seed and token index: `derive` of all pairs at once."""
+    """Keys (uint32, two on a last axis) for pairs of seed and token index: `derive` of all pairs at once."""
     mixed = seeds
     for number in (np.zeros_like(indices), indices):
         mixed = mixed + (number + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2 ** 64, as is all of this
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed = mixed ^ (mixed >> np.uint64(31))
-    return mx.array(mixed.view(np.uint32).reshape(-1, 2))
+    return mx.array(mixed.view(np.uint32).reshape(*mixed.shape, 2))
 
 
-class _Heat:
-    """What the rows' options say about randomness, as arrays that serve until rows come or go."""
+AHEAD = 32
+"""Steps whose noise keys are made at once."""
+
+
+class _Wishes:
+    """What the rows' options ask for, put together once and used until rows come or go."""
 
     def __init__(self, options: list[Sampling]):
         self.options = options
-        self.hot = mx.array([[o.temperature > 0] for o in options])
-        self.scale = mx.array([[o.temperature if o.temperature > 0 else 1.0] for o in options])
-        self.seeds = np.array([o.seed % 2**64 for o in options], dtype=np.uint64)
+        self.random = any(o.temperature > 0 for o in options)
+        self.truncated = any(o.top_p < 1.0 or o.min_p > 0 or o.top_k > 0 for o in options)
+        self.adjusted = [index for index, o in enumerate(options) if o.logit_bias or o.penalized]
+        self.logprobs = None
+        if any(o.logprobs is not None for o in options):
+            self.logprobs = max(o.logprobs or 0 for o in options)
+        if self.random:
+            hot = [o.temperature > 0 for o in options]
+            self.hot = None if all(hot) else mx.array(hot)[:, None]
+            self.scale = mx.array([[o.temperature if o.temperature > 0 else 1.0] for o in options])
+        self._seeds = np.array([o.seed % 2**64 for o in options], dtype=np.uint64)
+        self._next: list[int] = []
+        self._keys: list[mx.array] = []
 
-    def serves(self, options: list[Sampling]) -> bool:
+    def serve(self, options: list[Sampling]) -> bool:
         return len(options) == len(self.options) and all(map(is_, options, self.options))
+
+    def keys(self, indices: list[int]) -> mx.array:
+        """The rows' noise keys at these places in their answers, which mostly move on by one from step to step."""
+        if indices != self._next or not self._keys:
+            first = np.array(indices, dtype=np.uint64)[None]
+            places = first + np.arange(AHEAD, dtype=np.uint64)[:, None]
+            self._keys = list(noise_keys(np.broadcast_to(self._seeds, places.shape), places))[::-1]
+        self._next = [index + 1 for index in indices]
+        return self._keys.pop()
 
 
 class Sampler:
@@ -49,7 +72,7 @@ class Sampler:
         self.mask_words = (vocab_size + 31) // 32
         bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
         self._table = mx.array(np.where(bits == 1, 0.0, -np.inf).astype(np.float32))
-        self._heat: _Heat | None = None
+        self._wishes = _Wishes([])
         self._noise = mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))
 
     def mask(self, logits: mx.array, bitmask: NDArray[np.int32]) -> mx.array:
@@ -58,7 +81,7 @@ class Sampler:
         width = added.shape[1]
         if width < self.vocab_size:
             added = mx.pad(added, [(0, 0), (0, self.vocab_size - width)], constant_values=-float("inf"))
-        return logits + added[:, : self.vocab_size]
+        return logits + (added[:, : self.vocab_size] if width > self.vocab_size else added)
 
     def choose(
         self, logits: mx.array, rows: Rows[Sequence], bitmask: NDArray[np.int32] | None = None
@@ -70,17 +93,27 @@ class Sampler:
         self, logits: mx.array, rows: Rows[Sequence], bitmask: NDArray[np.int32] | None = None
     ) -> tuple[mx.array, ...]:
         """As `choose`, but without waiting: the tokens, and log-probabilities if a row wants some, for `read`."""
+        options = [row.sampling for row in rows]
+        if not self._wishes.serve(options):
+            self._wishes = _Wishes(options)
+        wishes = self._wishes
         logits = logits.astype(mx.float32)
         raw = logits
-        logits = self._adjust(logits, rows)
+        if wishes.adjusted:
+            logits = logits[:]  # another array: items are set in place
+        for index in wishes.adjusted:
+            self._adjust(logits, index, rows[index])
         if bitmask is not None:
             logits = self.mask(logits, bitmask)
-        if any(row.sampling.temperature > 0 for row in rows):
-            logits = self._randomize(logits, rows)
+        if wishes.random:
+            shaped = logits / wishes.scale
+            if wishes.truncated:
+                shaped = _truncate(shaped, options)
+            noise = self._noise(wishes.keys([row.sampled for row in rows]))
+            shaped = shaped + noise
+            logits = shaped if wishes.hot is None else mx.where(wishes.hot, shaped, logits)
         tokens = mx.argmax(logits, axis=-1)
-        if all(row.sampling.logprobs is None for row in rows):
-            return (tokens,)
-        return (tokens, *_measure(raw, tokens, max(row.sampling.logprobs or 0 for row in rows)))
+        return (tokens,) if wishes.logprobs is None else (tokens, *_measure(raw, tokens, wishes.logprobs))
 
     @staticmethod
     def read(picked: tuple[mx.array, ...], rows: Rows[Sequence]) -> list[TokenChoice]:
@@ -95,19 +128,14 @@ class Sampler:
             for token, logprob, top, score, row in zip(tokens, chosen, best, values, rows, strict=True)
         ]
 
-    def _adjust(self, logits: mx.array, rows: Rows[Sequence]) -> mx.array:
-        for index, row in enumerate(rows):
-            sampling = row.sampling
-            if not sampling.logit_bias and not sampling.penalized:
-                continue
-            line = logits[index]
-            if sampling.penalized:
-                line = self._penalize(line, row)
-            if sampling.logit_bias:
-                where = mx.array(list(sampling.logit_bias))
-                line[where] = line[where] + mx.array(list(sampling.logit_bias.values()))
-            logits[index] = line
-        return logits
+    def _adjust(self, logits: mx.array, index: int, row: Sequence) -> None:
+        sampling, line = row.sampling, logits[index]
+        if sampling.penalized:
+            line = self._penalize(line, row)
+        if sampling.logit_bias:
+            where = mx.array(list(sampling.logit_bias))
+            line[where] = line[where] + mx.array(list(sampling.logit_bias.values()))
+        logits[index] = line
 
     @staticmethod
     def _penalize(line: mx.array, row: Sequence) -> mx.array:
@@ -126,15 +154,6 @@ class Sampler:
                 sampling.presence_penalty + sampling.frequency_penalty * mx.array(counts.astype(np.float32))
             )
         return line
-
-    def _randomize(self, logits: mx.array, rows: Rows[Sequence]) -> mx.array:
-        options = [row.sampling for row in rows]
-        heat = self._heat
-        if heat is None or not heat.serves(options):
-            heat = self._heat = _Heat(options)
-        shaped = _truncate(logits / heat.scale, options)
-        noise = self._noise(noise_keys(heat.seeds, np.array([row.sampled for row in rows], dtype=np.uint64)))
-        return mx.where(heat.hot, shaped + noise, logits)
 
 
 def _measure(raw: mx.array, tokens: mx.array, width: int) -> tuple[mx.array, mx.array, mx.array]:

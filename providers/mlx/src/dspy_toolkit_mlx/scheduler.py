@@ -41,7 +41,7 @@ class Limits:
     age: float = 2.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Entry:
     """A sequence's place in the queue, then among the rows. `base` is the pinned prefix that it runs behind.
 
@@ -62,7 +62,7 @@ class Entry:
         self.riders.append(rider)
         if rider.emit is not None:
             self._ears[rider.id] = rider.emit
-            self.sequence.emit = self._tell
+            self.sequence.transcript.listen(self._tell)
             for piece in self.sequence.transcript.parts:
                 self._tell_one(rider, piece)
 
@@ -93,13 +93,17 @@ class Entry:
 
 @dataclass(eq=False)
 class Build:
-    """A prefix being computed: `state` covers `done` of `tokens`, which end at `node`."""
+    """A prefix being computed: `tokens`, which end at `node`, from the state of `source` on.
+
+    `caches` are the runner's; they hold the first `done` tokens.
+    """
 
     node: Node
     tokens: tuple[int, ...]
     state: Any
     done: int
     source: Node
+    caches: Any = None
 
     def chunk(self, size: int) -> tuple[int, ...]:
         return self.tokens[self.done : self.done + size]
@@ -162,7 +166,7 @@ class Scheduler:
     def admit(self, now: float) -> list[Entry]:
         """Take the waiting entries that can join now, pin their prefixes, and move them to the end of `running`."""
         joined: list[Entry] = []
-        for entry in [] if self._full else self._order(now):
+        for entry in self._order(now) if self.waiting and not self._full else []:
             if self._full:
                 break
             if not self._ready(entry):
@@ -186,7 +190,7 @@ class Scheduler:
 
     def next_build(self, now: float) -> Build | None:
         """The prefix to work on: the one begun, or the first that a waiting entry needs. None if none is needed."""
-        if self.build is not None or self._full:
+        if self.build is not None or self._full or not self.waiting:
             return self.build
         for entry in self._order(now):
             if self._ready(entry):
@@ -203,16 +207,14 @@ class Scheduler:
             return build
         return None
 
-    def built(self, build: Build, state: Any, done: int, size: int) -> None:
-        """Record that a chunk is computed; a finished prefix goes into the tree."""
-        build.state, build.done = state, done
-        if done == build.node.depth:
-            self.abandon()
-            self.tree.store(build.node, state, size)
-            self._version += 1
-            self.tree.pin(build.node)
-            self.tree.trim()
-            self.tree.unpin(build.node)
+    def built(self, build: Build, state: Any, size: int) -> None:
+        """A prefix is computed: its state goes into the tree."""
+        self.abandon()
+        self.tree.store(build.node, state, size)
+        self._version += 1
+        self.tree.pin(build.node)
+        self.tree.trim()
+        self.tree.unpin(build.node)
 
     def found(self, build: Build, depth: int, state: Any, size: int) -> None:
         """Store a state of the first `depth` tokens of what is to be built, which was found elsewhere."""

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Sequence as Row
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +55,10 @@ class Sampling:
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenChoice:
+class TokenChoice(NamedTuple):
     """A token of the answer: its log-probability before grammar and sampling options, and its likeliest rivals.
 
-    `logprob` is 0.0 for a token that the grammar forced.
+    `logprob` is 0.0 for a token that the grammar forced. (A tuple, because one is made for every token.)
     """
 
     token: int
@@ -124,14 +123,15 @@ _OWN = frozenset({"arrival", "cancelled", "deadline", "emit", "id"})
 """Fields of a sequence that belong to who asked; the others belong to the answer."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class Sequence:
     """A completion. Made by the caller's thread, then owned and changed by the engine thread alone.
 
     `tokens` is the answer so far; `pending` are the tokens at its end (or the prompt's) that the model has not seen.
-    `token_bytes` turns a token into its bytes. `finish_reason` is None while it runs. `thought` counts the
-    tokens of the thought. Sequences of equal `twin` have the same answer; None is equal to nothing. `turns` are places
-    in the prompt where messages begin: prompts to come are likely to part from this one there.
+    `token_bytes` turns a token into its bytes. `choices` are kept if log-probabilities are asked for. `finish_reason`
+    is None while it runs. `thought` counts the tokens of the thought. Sequences of equal `twin` have the same answer;
+    None is equal to nothing. `turns` are places in the prompt where messages begin: prompts to come are likely to part
+    from this one there.
     """
 
     prompt: tuple[int, ...]
@@ -163,13 +163,8 @@ class Sequence:
     transcript: Transcript = field(init=False)
 
     def __post_init__(self) -> None:
-        self.transcript = Transcript(self.stop, self._say)
-        if self.guide is not None:
-            self.transcript = Transcript(self.stop, self._say, self.guide.until, self.guide.staged)
-
-    def _say(self, piece: Piece) -> None:
-        if self.emit is not None:
-            self.emit(piece)
+        guide = self.guide
+        self.transcript = Transcript(self.stop, self.emit, guide.until if guide else "", bool(guide and guide.staged))
 
     @property
     def text(self) -> str:
@@ -220,24 +215,31 @@ class Sequence:
 
     def _append(self, tokens: list[int], choice: TokenChoice | None = None) -> None:
         channels = () if self.guide is None else self.guide.channels
+        transcript, measured = self.transcript, self.sampling.logprobs is not None
+        if transcript.unheard and not channels and not measured:  # as below, for what most steps bring
+            self.forced += len(tokens) - (choice is not None and tokens[:1] == [choice.token])
+            self.tokens += tokens
+            self.pending += tokens
+            for token in tokens:
+                transcript.push(self.token_bytes(token))
+            return
         for index, token in enumerate(tokens):
-            if choice is not None and token == choice.token:
-                self.choices.append(choice)
-            else:
-                self.forced += 1
-                self.choices.append(TokenChoice(token, 0.0))
+            chosen = choice is not None and token == choice.token
+            if measured:
+                self.choices.append(choice if choice is not None and chosen else TokenChoice(token, 0.0))
+            self.forced += not chosen
             choice = None
             self.tokens.append(token)
             self.pending.append(token)
             channel = channels[index] if channels else "text"
             self.thought += channel == "thinking"
-            self.transcript.push(self.token_bytes(token), channel)
-            if self.transcript.stopped:
+            transcript.push(self.token_bytes(token), channel)
+            if transcript.stopped:
                 self._finish("stop")
                 return
-        if self.guide is not None:
-            for call in self.guide.calls[len(self.transcript.calls) :]:
-                self.transcript.add(call)
+        if self.guide is not None and self.guide.calls:
+            for call in self.guide.calls[len(transcript.calls) :]:
+                transcript.add(call)
 
     def _finish(self, reason: str) -> None:
         self.pending = []

@@ -8,7 +8,7 @@ pieces                "He asks."        "Let me look."                          
 import codecs
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 __all__ = ["Call", "Channel", "Piece", "TextStream", "Transcript"]
 
@@ -25,11 +25,13 @@ class Call:
     input: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+Kind = Literal["text", "thinking", "call"]
+
+
+class Piece(NamedTuple):
     """Something new in an answer: more text or thought, or a call. `part` counts the answer's parts from 0."""
 
-    kind: Literal["text", "thinking", "call"]
+    kind: Kind
     part: int
     text: str = ""
     call: Call | None = None
@@ -60,6 +62,11 @@ class TextStream:
         """Return the text that is certain by now. After a stop string `stopped` is True and nothing more comes."""
         if self._over:
             return ""
+        if not (self._ends or self._trim):
+            out = self._decoder.decode(data, final)
+            if out:
+                self._parts.append(out)
+            return out
         self._held += self._decoder.decode(data, final)
         if self._trim and not self._parts:
             self._held = self._held.lstrip()
@@ -93,10 +100,11 @@ class TextStream:
         return longest
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Transcript:
     """An answer's parts. Changed by the engine thread alone; `emit` is called there with every piece.
 
+    Until somebody listens or reads, a plain answer's bytes are only collected: nothing in them could end it.
     `stop` strings are looked for in the text, neither in thoughts nor in calls. `staged` says that there may be parts
     other than text, whose marks `until` and surrounding blanks are then no text either.
     """
@@ -105,13 +113,25 @@ class Transcript:
     emit: Callable[[Piece], None] | None = None
     until: str = ""
     staged: bool = False
-    parts: list[Piece] = field(default_factory=list)
     stopped: bool = False
+    _unread: list[bytes] = field(default_factory=list)
+    _closed: list[Piece] = field(default_factory=list)
+    _kind: Kind | None = None
+    """Of the part that more may come to, whose texts so far are `_texts`."""
+    _texts: list[str] = field(default_factory=list)
     _channel: Channel = "text"
     _stream: TextStream = field(init=False)
+    _plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        self._plain = not (self.stop or self.until or self.staged)
         self._stream = self._open("text")
+
+    @property
+    def parts(self) -> list[Piece]:
+        """What has been released so far, as whole parts."""
+        self._catch_up()
+        return self._closed if self._kind is None else [*self._closed, self._last]
 
     @property
     def text(self) -> str:
@@ -123,25 +143,54 @@ class Transcript:
 
     @property
     def calls(self) -> list[Call]:
-        return [part.call for part in self.parts if part.call is not None]
+        return [part.call for part in self._closed if part.call is not None]
+
+    def listen(self, emit: Callable[[Piece], None]) -> None:
+        """Have `emit` called with what is released from now on."""
+        self._catch_up()
+        self.emit = emit
 
     def push(self, data: bytes, channel: Channel = "text") -> None:
         """Take a token's bytes. After a stop string `stopped` is True."""
+        if channel == "text" and self.unheard:
+            self._unread.append(data)
+        else:
+            self._take(data, channel)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether text is only collected for now."""
+        return self._plain and self.emit is None
+
+    def _catch_up(self) -> None:
+        if self._unread:
+            data, self._unread = b"".join(self._unread), []
+            self._take(data, "text")
+
+    def _take(self, data: bytes, channel: Channel) -> None:
         if channel != self._channel:
             self.flush()
             self._channel, self._stream = channel, self._open(channel)
         if channel in ("text", "thinking"):
-            self._release(self._stream.push(data))
+            text = self._stream.push(data)
+            if text:
+                self._release(text)
             self.stopped = self._stream.stopped
 
     def add(self, call: Call) -> None:
         self.flush()
-        self._say(Piece("call", len(self.parts), call=call))
+        self._close()
+        self._closed.append(Piece("call", len(self._closed), call=call))
+        if self.emit is not None:
+            self.emit(self._closed[-1])
 
     def flush(self) -> None:
         """The part ends here: what was held back is said, or was blank."""
+        self._catch_up()
         if self._channel in ("text", "thinking"):
-            self._release(self._stream.push(b"", final=True))
+            text = self._stream.push(b"", final=True)
+            if text:
+                self._release(text)
 
     def _open(self, channel: Channel) -> TextStream:
         if channel == "text":
@@ -149,18 +198,20 @@ class Transcript:
         return TextStream(trim=True)
 
     def _release(self, text: str) -> None:
-        if not text:
-            return
         kind = "thinking" if self._channel == "thinking" else "text"
-        last = self.parts[-1] if self.parts else None
-        if last is not None and last.kind == kind:
-            self.parts[-1] = Piece(kind, last.part, last.text + text)
-            self._say(Piece(kind, last.part, text), new=False)
-        else:
-            self._say(Piece(kind, len(self.parts), text))
-
-    def _say(self, piece: Piece, *, new: bool = True) -> None:
-        if new:
-            self.parts.append(piece)
+        if kind != self._kind:
+            self._close()
+            self._kind = kind
+        self._texts.append(text)
         if self.emit is not None:
-            self.emit(piece)
+            self.emit(Piece(kind, len(self._closed), text))
+
+    def _close(self) -> None:
+        if self._kind is not None:
+            self._closed.append(self._last)
+            self._kind, self._texts = None, []
+
+    @property
+    def _last(self) -> Piece:
+        assert self._kind is not None
+        return Piece(self._kind, len(self._closed), "".join(self._texts))

@@ -1,0 +1,45 @@
+"""What verbs print is what it says: no markup in it, nothing broken in two."""
+
+import pytest
+from rich.table import Table
+
+from dspy_toolkit.cli.output import Output, styled
+
+AS_IT_IS = ["words: list[str] -> label", "[/INST] hello", ":warning: [bold]", "[link=x]", "\\[red]", "{} {0}"]
+
+
+@pytest.mark.parametrize("text", AS_IT_IS)
+def test_text_is_shown_as_it_is(capsys, text):
+    output = Output(as_json=False)
+    table = Table(box=None)
+    table.add_column(text)
+    table.add_row(text)
+    output.print(text, styled("[bold]{}[/] is {}", text, 1), table)
+    output.aside(text)
+    output.note(text)
+    said = capsys.readouterr()
+    assert [line.strip() for line in said.out.splitlines()] == [text, f"{text} is 1", text, text]
+    assert said.err.splitlines() == [text, text]
+
+
+def test_nothing_is_broken_that_is_to_be_copied(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    path = "/a folder/" + "deep/" * 60
+    output = Output(as_json=False)
+    table = Table(box=None)
+    table.add_column("run")
+    table.add_row("r" * 150)
+    output.print(f"It is in {path}", styled("[bold]{}[/]", path), table)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [f"It is in {path}", path, "run", "r" * 150]
+
+
+def test_in_json_mode_only_the_document_is_on_stdout(capfd):
+    output = Output(as_json=True)
+    with output.guard():
+        output.print("for people")
+        output.aside("a plan")
+        output.document({"answer": "[/b]"})
+    said = capfd.readouterr()
+    assert said.out == '{\n  "answer": "[/b]"\n}\n'
+    assert said.err == "a plan\n"
