@@ -5,7 +5,7 @@ import pytest
 from learners import EVERY, ROWS, SMALL, Two, answered, learner, optimizer_of, split, steady
 
 from dspy_toolkit.errors import OptimizationError
-from dspy_toolkit.optimize import Journal, optimize, plan, prepare, read_journal
+from dspy_toolkit.optimize import Journal, Situation, choose, optimize, plan, prepare, read_journal
 from dspy_toolkit.optimize.forecast import Rate, bootstrapped, distinct, until_score
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.types import TaskData
@@ -72,6 +72,17 @@ def test_for_other_rows_and_threads(plugin_manager, name, train, validation, tes
     check(*planned_and_run(
         plugin_manager, name, steady(0.3), program=dspy.Predict("question -> answer"), num_threads=threads,
         data=rows(train, validation, test), parameters=EARLY.get(name),
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+@pytest.mark.parametrize(("train", "validation", "test"), [(24, 16, 30), (40, 15, 12)])
+def test_a_search_as_auto_asks_for_it(plugin_manager, share, train, validation, test):
+    """Which ends with no demonstrations, with sixteen, or with the three nearest."""
+    choice = choose(Situation(train=train, validation=validation, billions=0.1))
+    check(*planned_and_run(
+        plugin_manager, choice.optimizer, steady(share), program=dspy.Predict("question -> answer"),
+        data=rows(train, validation, test), parameters=choice.parameters,
     ))  # fmt: skip
 
 

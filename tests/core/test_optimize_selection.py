@@ -78,6 +78,12 @@ def test_what_is_chosen_fits_the_budget(situation):
     assert least * situation.validation * situation.predictors <= situation.max_calls
 
 
+def test_no_more_demonstrations_are_asked_for_than_fit():
+    for fit, shown in [(None, 16), (40, 16), (5, 5)]:
+        choice = choose(Situation(train=30, validation=15, billions=0.5, demos_that_fit=fit))
+        assert choice.parameters["max_labeled_demos"] == shown
+
+
 def test_the_specification_form():
     assert select_optimizer("qa", 10).optimizer == OptimizerType.BOOTSTRAP_FEW_SHOT
     assert select_optimizer("qa", 60, "low").optimizer == OptimizerType.BOOTSTRAP_FEW_SHOT_WITH_RANDOM_SEARCH

@@ -1,14 +1,18 @@
 """Optimizers of demonstrations: bootstrap, random search, labeled, knn."""
 
+import hashlib
 import random
 import re
 
 import dspy
-from learners import PROGRAM, ROWS, exact, learner, refused, run, said, split
+from learners import PROGRAM, ROWS, exact, learner, optimizer_of, refused, run, said, split
 
-from dspy_toolkit.optimize import prepare
+from dspy_toolkit.metrics import ExactMatch
+from dspy_toolkit.optimize import evaluate, optimize, prepare
 from dspy_toolkit.programs.nearest import Nearest
 from dspy_toolkit.testing import ScriptedLM
+from dspy_toolkit.testing.scripted import prompt_text
+from dspy_toolkit.types import TaskData
 
 
 def test_bootstrap_is_dspys(plugin_manager):
@@ -95,3 +99,52 @@ def test_random_search_can_compare_the_nearest_rows_too(plugin_manager):
         scores[nearest] = result.optimized.score
         assert isinstance(result.program, Nearest) == nearest
     assert scores[True] > scores[False]
+
+
+def by_chance(request, share):
+    """Right in so many of a hundred prompts, whatever is in them."""
+    question = re.search(r"\[\[ ## question ## \]\]\n(q\d+)", request.messages[-1].text)[1]
+    draw = hashlib.sha256(prompt_text(request).encode()).digest()[0] % 100
+    return {"answer": f"a{question[1:]}" if draw < share else "?"}
+
+
+def like_digits(request):
+    """Demonstrations help where all have the question's first digit; what else is in the prompt changes luck only."""
+    question = re.search(r"\[\[ ## question ## \]\]\n(q\d+)", request.messages[-1].text)[1]
+    shown = [found for message in request.messages[:-1] for found in re.findall(r"\nq(\d)", message.text)]
+    return by_chance(request, 80 if set(shown) == {question[1]} else 40)
+
+
+def chosen_by_auto(plugins, script, rows, **options):
+    """A search as `auto` asks for it; also all that was told of it."""
+    told = []
+    data = prepare(TaskData(train=rows[:24], validation=rows[24:40], test=rows[40:]), PROGRAM)
+    result = optimize(
+        PROGRAM, data=data, metric=ExactMatch(), optimizer=optimizer_of(plugins, "random-search"),
+        parameters={"num_candidate_programs": 16, "max_labeled_demos": 16, "nearest": True},
+        lm=ScriptedLM(script), on_event=told.append, **options,
+    )  # fmt: skip
+    return result, data, told
+
+
+def test_the_luckiest_of_many_sets_does_not_win_over_the_nearest_rows(plugin_manager):
+    rows = [{"question": f"q{digit}{n:02}", "answer": f"a{digit}{n:02}"} for digit in range(1, 5) for n in range(30)]
+    random.Random(3).shuffle(rows)
+    result, data, told = chosen_by_auto(plugin_manager, like_digits, rows[2:102], seed=2)
+    assert isinstance(result.program, Nearest)
+    shown = [text.removeprefix("question: ") for text, _ in result.program.entries]
+    assert shown == [row.question for row in [*data.train, *data.validation]], "done with choosing, all but test rows"
+    best = max(event.score for event in told if event.kind == "candidate")
+    before = Nearest(result.program.module, result.program.entries[:24], k=result.program.k)
+    assert evaluate(before, data.validation, ExactMatch(), lm=ScriptedLM(like_digits)).score.score <= best
+    assert result.optimized.score > result.baseline.score + 15
+
+
+def test_no_demonstrations_are_shown_where_chance_explains_what_they_do(plugin_manager):
+    rows = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(80)]
+    result, _, told = chosen_by_auto(plugin_manager, lambda request: by_chance(request, 50), rows, seed=1)
+    assert said(result.program) == said(PROGRAM)
+    scores = [event.score for event in told if event.kind == "candidate"]
+    assert scores == sorted(set(scores)), "each better than the one before"
+    assert len(scores) > 1, "a set scored best"
+    assert any(event.message.startswith("Shown will be: no demonstrations") for event in told)

@@ -1,7 +1,9 @@
 """DSPy's BootstrapFewShotWithRandomSearch."""
 
 import random
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
 
 import dspy
 from pydantic import Field
@@ -10,6 +12,7 @@ from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_
 from dspy_toolkit.builtin.knn import shown_as_they_are
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, demos_must_fit, fresh, labelled, stripped
 from dspy_toolkit.optimize.amount import NOTHING, Amount
+from dspy_toolkit.optimize.chance import expected_best
 from dspy_toolkit.optimize.context import limit_demos
 from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstrapped, distinct, until_score
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
@@ -17,6 +20,8 @@ from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 __all__ = ["random_search"]
 
 _NEAREST = 3
+_AS_IT_IS = -3
+"""What DSPy calls the candidate without demonstrations."""
 
 
 def _forecast(
@@ -101,8 +106,11 @@ def random_search(
     itself, filled up to `max_labeled_demos` with rows as they are. `max_rounds` and `metric_threshold` are those of
     `bootstrap`. `stop_at_score` (0 to 100, null for never) ends the search early. DSPy compares on the training rows
     unless told otherwise and has no seed: here validation rows decide and the seed shuffles the training rows.
-    `nearest` also compares, last and without bootstrapping, a program that shows each call the training rows most like
-    it (see `knn`), if the rows have labels; it has to be better than all others, since what its calls share is less.
+    `nearest` also compares, last and without bootstrapping, a program that shows each call the rows most like it (see
+    `knn`), if they have labels, and chooses between the program as it is, the best set and the nearest rows by what
+    their scores let one expect (`optimize/chance.py`): the best of many sets is partly the luckiest. Where chance
+    explains all the differences the program as it is wins, whose prompts are the shortest. What validation rows were
+    needed for is done then, so if the nearest rows win, validation rows are among those they are taken from.
     """
     rows = list(job.train)
     random.Random(job.seed).shuffle(rows)
@@ -130,12 +138,36 @@ def random_search(
         )
         # Candidate -2 is "rows as they are"; where they have no labels it would show demonstrations without answers.
         wanted = [each for each in range(-3, num_candidate_programs) if has_labels or each != -2]
-        found = stripped(optimizer.compile(fresh(job.program), trainset=rows, valset=validation, restrict=wanted))
+        compiled = optimizer.compile(fresh(job.program), trainset=rows, valset=validation, restrict=wanted)
         best = search.best or 0.0
         if not nearest or not has_labels or (stop_at_score is not None and best >= stop_at_score):
-            return found
-        other = shown_as_they_are(job, rows, k=_NEAREST)
+            return stripped(compiled)
         evaluate = dspy.Evaluate(
             devset=validation, metric=search.metric, num_threads=job.num_threads, max_errors=NO_LIMIT
         )
-        return other if float(evaluate(other).score) > best else found
+        result = evaluate(shown_as_they_are(job, rows, k=_NEAREST))
+    return _chosen(job, compiled.candidate_programs, result)
+
+
+def _chosen(job: OptimizerJob, compared: Sequence[Mapping[str, Any]], nearest: Any) -> dspy.Module:
+    """The program to expect most of; `compared` is as DSPy leaves it on a program, the best first."""
+    sets = [each for each in compared if each["seed"] != _AS_IT_IS]
+    (bare,) = (each for each in compared if each["seed"] == _AS_IT_IS)
+    shown = [_floats(each["subscores"]) for each in sets]
+    everything = replace(job, train=(*job.train, *job.validation))
+    choices: list[tuple[float, str, Callable[[], dspy.Module]]] = [
+        (expected_best([_floats(bare["subscores"])], shown), "no demonstrations", lambda: stripped(bare["program"])),
+        (expected_best(shown, shown), f"the best of {len(sets)} sets", lambda: stripped(sets[0]["program"])),
+        (
+            expected_best([_floats(score for _, _, score in nearest.results)], shown),
+            "for each call the rows most like it",
+            lambda: shown_as_they_are(everything, everything.train, k=_NEAREST),
+        ),
+    ]
+    _, name, made = max(choices, key=lambda each: each[0])  # the first of equals
+    job.note(f"Shown will be: {name}, by what {len(job.validation)} validation rows tell beyond chance.")
+    return made()
+
+
+def _floats(scores: Iterable[Any]) -> list[float]:
+    return [float(each) for each in scores]

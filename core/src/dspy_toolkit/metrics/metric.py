@@ -5,6 +5,7 @@ import contextvars
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from math import nan
 from numbers import Real
 from typing import Any
 
@@ -17,6 +18,7 @@ from dspy_toolkit.metrics.set_metric import SetMetric
 __all__ = ["Metric", "Score"]
 
 _ROUNDING = 1e-9  # how far outside 0..1 a sum of floats may end up
+_PLAIN = (int, float)  # what most metrics return; looked for first, since the other checks are slow
 
 
 class Metric:
@@ -76,7 +78,7 @@ class Metric:
         arguments = (gold, pred, trace, pred_name, pred_trace)[: self._arity]
         try:
             returned = self._function(*arguments)
-            if inspect.isawaitable(returned):
+            if not isinstance(returned, _PLAIN) and inspect.isawaitable(returned):
                 returned = _finished(returned)
         except Exception as error:  # a stranger's function can raise anything
             raise self._raised(error, gold) from error
@@ -100,15 +102,14 @@ class Metric:
 
     def _checked(self, returned: Any, gold: Any) -> Score:
         value, feedback = _parts(returned)
-        if isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, Real) or not -_ROUNDING <= float(value) <= 1 + _ROUNDING:  # NaN compares false
+        number = float(value) if isinstance(value, _PLAIN) or isinstance(value, Real) else nan  # noqa: SIM101
+        if not -_ROUNDING <= number <= 1 + _ROUNDING:  # NaN compares false
             raise MetricError(
                 f"The metric {self.name!r} returned {_short(returned)} on the row {_row(gold)}; "
                 "expected a score from 0 to 1, as a bool, a number, or a dspy.Prediction(score=..., feedback=...)."
             )
         return Score(
-            score=min(max(float(value), 0.0), 1.0),
+            score=min(max(number, 0.0), 1.0),
             feedback="" if feedback is None else str(feedback),
             parts=returned.parts if isinstance(returned, Score) else {},
         )
@@ -180,6 +181,8 @@ def _finished(returned: Awaitable[Any]) -> Any:
 
 
 def _parts(returned: Any) -> tuple[Any, Any]:
+    if isinstance(returned, _PLAIN):
+        return returned, ""
     if isinstance(returned, Mapping):
         return returned.get("score"), returned.get("feedback")
     if isinstance(returned, dspy.Example | Score):

@@ -14,7 +14,7 @@ from dspy_toolkit.metrics.cost import CallCost
 __all__ = ["CostRecorder"]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Open:
     """A module call that is going on; `parent` is the call that made it."""
 
@@ -24,20 +24,18 @@ class _Open:
     answered: int = 0
     tokens: dict[str, dict[str, int]] = field(default_factory=dict)
     generated: int = 0
-
-    def line(self) -> "list[_Open]":
-        return [self] if self.parent is None else [self, *self.parent.line()]
+    read: int = 0
+    written: int = 0
 
     def note(self, outputs: Any) -> None:
         if not isinstance(outputs, dspy.Prediction):
             return
-        tokens = self.tokens.values()
         outputs._toolkit_cost = CallCost(
             seconds=time.perf_counter() - self.started,
             lm_calls=self.generated,
             cache_hits=max(0, self.answered - self.generated),
-            input_tokens=sum(each["prompt_tokens"] for each in tokens),
-            output_tokens=sum(each["completion_tokens"] for each in tokens),
+            input_tokens=self.read,
+            output_tokens=self.written,
         )
         outputs.set_lm_usage(self.tokens)
 
@@ -76,15 +74,21 @@ class CostRecorder(BaseCallback):
 
     def add_answer(self) -> None:
         """To be told of every answer, from the cache or not, in the context of its call."""
-        if (call := _OPEN.get()) is not None:
-            for each in call.line():
-                each.answered += 1
+        call = _OPEN.get()
+        while call is not None:
+            call.answered += 1
+            call = call.parent
 
     def add_usage(self, model: str, usage: Mapping[str, Any]) -> None:
-        if (call := _OPEN.get()) is None:
-            return
-        for each in call.line():
-            each.generated += 1
-            tokens = each.tokens.setdefault(model, {"prompt_tokens": 0, "completion_tokens": 0})
-            for name in tokens:
-                tokens[name] += usage.get(name) or 0
+        read, written = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        call = _OPEN.get()
+        while call is not None:
+            call.generated += 1
+            call.read += read
+            call.written += written
+            tokens = call.tokens.get(model)
+            if tokens is None:
+                tokens = call.tokens[model] = {"prompt_tokens": 0, "completion_tokens": 0}
+            tokens["prompt_tokens"] += read
+            tokens["completion_tokens"] += written
+            call = call.parent

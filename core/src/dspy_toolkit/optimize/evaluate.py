@@ -17,7 +17,7 @@ import dspy
 from pydantic_core import to_jsonable_python
 
 from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted
-from dspy_toolkit.metrics.metric import Metric, Score
+from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.metrics.set_metric import SetMetric
 from dspy_toolkit.optimize.events import Emitter, EventSink, Stage
 from dspy_toolkit.optimize.journal import Journal
@@ -30,6 +30,9 @@ from dspy_toolkit.optimize.usage import DeadLM, Ended, Meter, StopRequested, Usa
 __all__ = ["ErrorGroup", "Evaluation", "RowResult", "evaluate", "group_errors"]
 
 _POLL = 0.1  # seconds between looks at `stop`
+_TOGETHER = 0.025
+"""Seconds in which results may gather before the caller's thread takes them: each time it wakes, it and the workers
+have to give each other the GIL, and on a busy machine the processor, which costs more than what it does with a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,17 +181,17 @@ def evaluate_metered(
         raise OptimizationError(f"num_threads is {num_threads}; expected at least 1.")
     metric.check(rows)
     started, before = time.perf_counter(), meter.usage
-    finished: dict[int, _Outcome] = {}
+    finished: dict[int, RowResult] = {}
     total = 0.0
     emitter.start(stage, len(rows))
 
     def evaluation() -> Evaluation:
-        results = tuple(finished[index].result for index in sorted(finished))
+        results = tuple(finished[row] for row in sorted(finished))
         mean = estimate([result.score for result in results], seed=seed)
         return Evaluation(
             results=results,
             **_set_score(metric.set_metric, rows, results, mean, seed),
-            errors=group_errors([(outcome.result.row, outcome.raised) for outcome in finished.values()]),
+            errors=group_errors([(result.row, result.raised) for result in results]),
             usage=meter.usage - before,
             seconds=time.perf_counter() - started,
         )
@@ -198,11 +201,11 @@ def evaluate_metered(
         call = meter.row_cost if cheaply else _plainly
         work = [_Row(number, example, program, metric, call) for number, example in enumerate(rows, start=1)]
         try:
-            for outcome in _in_threads(work, num_threads, meter):
-                finished[outcome.result.row] = outcome
-                total += outcome.result.score
+            for result in _in_threads(work, num_threads, meter):
+                finished[result.row] = result
+                total += result.score
                 if on_row is not None:
-                    on_row(stage, outcome.result)
+                    on_row(stage, result)
                 emitter.progress(stage, len(finished), len(rows), score=total / len(finished))
         except (KeyboardInterrupt, StopRequested) as interruption:
             raise OptimizationInterrupted(
@@ -217,7 +220,7 @@ def evaluate_metered(
                 f"The LM {_model(lm)} stopped answering after {len(finished)} of {len(rows)} rows: "
                 f"{_describe(dead.cause)}"
             ) from dead.cause
-    causes = [outcome.raised for outcome in finished.values() if outcome.raised is not None]
+    causes = [result.raised for result in finished.values() if result.raised is not None]
     if len(causes) == len(rows):
         raise OptimizationError(
             f"All {len(rows)} rows failed, so there is no score. The first: {_describe(causes[0])}"
@@ -271,12 +274,6 @@ def _plainly(call: Callable[[], dspy.Prediction]) -> dspy.Prediction:
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    result: RowResult
-    raised: Exception | None
-
-
-@dataclass(frozen=True)
 class _Row:
     number: int
     example: dspy.Example
@@ -284,83 +281,86 @@ class _Row:
     metric: Metric
     call: Callable[[Callable[[], dspy.Prediction]], dspy.Prediction]
 
-    def run(self) -> _Outcome:
+    def run(self) -> RowResult:
         started = time.perf_counter()
         inputs = dict(self.example.inputs().items())
-        prediction, scored, raised = None, Score(score=0.0), None
+        prediction = scored = raised = None
         try:
             prediction = self.call(lambda: self.program(**inputs))
             scored = self.metric.score(self.example, prediction)
         except Exception as error:  # noqa: BLE001  # a row's failure costs that row; the error table has it
-            prediction, raised = None, _with_row(error, self.number)
-        result = RowResult(
+            prediction, scored, raised = None, None, _with_row(error, self.number)
+        return RowResult(
             row=self.number,
             inputs=inputs,
             prediction=prediction,
-            score=100 * scored.score,
-            feedback=scored.feedback,
-            parts={name: 100 * part for name, part in scored.parts.items()},
+            score=0.0 if scored is None else 100 * scored.score,
+            feedback="" if scored is None else scored.feedback,
+            parts={} if scored is None else {name: 100 * part for name, part in scored.parts.items()},
             error=None if raised is None else _describe(raised),
             seconds=time.perf_counter() - started,
             raised=raised,
         )
-        return _Outcome(result, raised)
 
 
-def _in_threads(work: Sequence[_Row], num_threads: int, meter: Meter) -> Iterator[_Outcome]:
-    """Outcomes as they come. Ends at once when interrupted; a call already running is left to end by itself."""
+def _in_threads(work: Sequence[_Row], num_threads: int, meter: Meter) -> Iterator[RowResult]:
+    """Results as they come. Ends at once when interrupted; a call already running is left to end by itself."""
     waiting: queue.SimpleQueue[_Row] = queue.SimpleQueue()
     for row in work:
         waiting.put(row)
-    outcomes: queue.SimpleQueue[_Outcome | BaseException] = queue.SimpleQueue()
-    halt = threading.Event()
+    results: queue.SimpleQueue[RowResult | BaseException] = queue.SimpleQueue()
+    halt, ending = threading.Event(), threading.Event()
 
     def worker() -> None:
         while not halt.is_set():
             try:
-                outcomes.put(waiting.get_nowait().run())
+                results.put(waiting.get_nowait().run())
             except queue.Empty:
-                return
+                break
             except BaseException as error:  # noqa: BLE001  # StopRequested, DeadLM and BudgetSpent end the run in the caller's thread
-                outcomes.put(error)
-                return
+                results.put(error)
+                break
+        ending.set()
 
     for _ in range(min(num_threads, len(work))):
         # DSPy's settings live in context variables, which threads do not inherit; each thread needs its own copy.
         threading.Thread(target=contextvars.copy_context().run, args=(worker,), daemon=True).start()
     try:
-        for _ in work:
+        for number, _ in enumerate(work):
             try:
-                outcome = _next(outcomes, meter)
+                if number and results.empty():  # the first is told at once
+                    meter.check()
+                    ending.wait(_TOGETHER)
+                result = _next(results, meter)
             except BaseException:  # whatever ends the run, what was finished before counts
                 halt.set()
-                yield from _done(outcomes)
+                yield from _done(results)
                 raise
-            yield outcome
+            yield result
     finally:
         halt.set()
 
 
-def _done(outcomes: "queue.SimpleQueue[_Outcome | BaseException]") -> Iterator[_Outcome]:
+def _done(results: "queue.SimpleQueue[RowResult | BaseException]") -> Iterator[RowResult]:
     while True:
         try:
-            outcome = outcomes.get_nowait()
+            result = results.get_nowait()
         except queue.Empty:
             return
-        if isinstance(outcome, _Outcome):
-            yield outcome
+        if isinstance(result, RowResult):
+            yield result
 
 
-def _next(outcomes: "queue.SimpleQueue[_Outcome | BaseException]", meter: Meter) -> _Outcome:
+def _next(results: "queue.SimpleQueue[RowResult | BaseException]", meter: Meter) -> RowResult:
     while True:
         meter.check()
         try:
-            outcome = outcomes.get(timeout=_POLL)
+            result = results.get(timeout=_POLL)
         except queue.Empty:
             continue
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
 
 def _with_row(error: Exception, number: int) -> Exception:

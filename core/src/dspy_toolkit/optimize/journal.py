@@ -1,8 +1,8 @@
 """What happened in a run, in order, on disk as soon as it happened.
 
-    append() ──list──▶ writer thread, every 20 ms: all that waits in one transaction ──▶ journal.db (SQLite, WAL)
+    append() ──list──▶ writer thread, every 50 ms: all that waits in one transaction ──▶ journal.db (SQLite, WAL)
 
-Entries are only ever added. A process that is killed loses at most what was appended in its last 20 ms and not flushed;
+Entries are only ever added. A process that is killed loses at most what was appended in its last 50 ms and not flushed;
 a machine that loses power may lose the last transactions, never the file.
 """
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,11 +28,17 @@ __all__ = ["Entry", "Journal", "read_journal"]
 _BACKLOG = 10_000
 """So many entries may wait to be written before `append` waits too: memory stays bounded when the disk is slow."""
 
-_ROWS = 1_000
-"""Rows in one statement; SQLite takes at least 32,766 values in one."""
+_INSERTS = {
+    rows: f"INSERT INTO entries (time, kind, key, data) VALUES {', '.join(['(?, ?, ?, ?)'] * rows)}"
+    for rows in (512, 128, 32, 8, 1)
+}
+"""By how many entries each adds. Few at a time: sqlite3 takes the GIL back from the run's threads for each it executes.
+Always the same ones: it keeps those it has compiled. SQLite takes at least 32,766 values at once.
+"""
 
-_PERIOD = 0.02
-"""Seconds between transactions. Waking the writer for each entry would have it fight the run's threads for the GIL."""
+_PERIOD = 0.05
+"""Seconds between transactions: each costs processor time, and waking the writer for each entry would have it fight the
+run's threads for the GIL."""
 
 _LOOK = 0.5
 """Seconds to wait for the lock: whoever asks whether a run is written (`is_written`) has it for a moment."""
@@ -69,7 +76,8 @@ class Journal:
         self._failed = False
         self._trouble = ""
         self._waiting: list[tuple[float, str, str, bytes]] = []
-        self._changed = threading.Condition()
+        self._guard = threading.Lock()
+        self._changed = threading.Condition(self._guard)
         self._hurry = self._closing = False
         self._stored = self._appended = 0
         try:
@@ -89,7 +97,10 @@ class Journal:
             _connect(folder).close()
         except sqlite3.Error as error:
             self._lock.release()
-            raise OptimizationError(f"The record {_file(folder)} cannot be used: {error}.") from error
+            raise OptimizationError(
+                f"The record {_file(folder)} cannot be used: {error}. Free some room if the disk is full, or set "
+                "`runs` in the settings, or DSPY_TOOLKIT_RUNS, to another folder."
+            ) from error
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
@@ -106,7 +117,7 @@ class Journal:
         if self._failed:
             return
         entry = (time.time(), kind, key, to_json(data, fallback=repr, inf_nan_mode="strings"))
-        with self._changed:
+        with self._guard:
             self._waiting.append(entry)
             self._appended += 1
             if len(self._waiting) > _BACKLOG:
@@ -161,14 +172,11 @@ class Journal:
             return
         try:
             with connection:
-                for at in range(0, len(rows), _ROWS):
-                    part = rows[at : at + _ROWS]
-                    # One statement: sqlite3 takes the GIL back from the run's threads once for each that it executes.
-                    values = ", ".join(["(?, ?, ?, ?)"] * len(part))
-                    connection.execute(
-                        f"INSERT INTO entries (time, kind, key, data) VALUES {values}",
-                        [value for row in part for value in row],
-                    )
+                at = 0
+                for count, insert in _INSERTS.items():
+                    while len(rows) - at >= count:
+                        connection.execute(insert, list(chain.from_iterable(rows[at : at + count])))
+                        at += count
         except sqlite3.Error as error:
             self._failed = True
             self._trouble = (

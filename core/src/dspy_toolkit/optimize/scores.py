@@ -103,19 +103,17 @@ def _interval(values: Sequence[float], seed: int, *, bottom: float, top: float) 
     return bca_interval(mean, means, [value - mean for value in values])
 
 
-def _resampled_means(values: Sequence[float], random: np.random.Generator) -> list[float]:
+def _resampled_means(values: Sequence[float], random: np.random.Generator) -> np.ndarray:
     """Means of resamples with replacement. Where scores are of a few kinds, how many of each kind is all there is to
     draw."""
     rows = np.asarray(values, dtype=np.float64)
     n = len(rows)
     kinds, counts = np.unique(rows, return_counts=True)
     if len(kinds) <= _FEW:
-        return (random.multinomial(n, counts / n, size=_RESAMPLES) @ kinds / n).tolist()
-    means: list[float] = []
+        return random.multinomial(n, counts / n, size=_RESAMPLES) @ kinds / n
     resamples, at_once = max(1_000, min(_RESAMPLES, _MAX_DRAWS // n)), max(1, _AT_ONCE // n)
-    while len(means) < resamples:
-        means += rows[random.integers(0, n, size=(at_once, n))].mean(axis=1).tolist()
-    return means[:resamples]
+    parts = [rows[random.integers(0, n, size=(at_once, n))].mean(axis=1) for _ in range(0, resamples, at_once)]
+    return np.concatenate(parts)[:resamples]
 
 
 def unseen_interval(point: float, n: int, *, bottom: float, top: float) -> tuple[float, float]:
@@ -124,21 +122,24 @@ def unseen_interval(point: float, n: int, *, bottom: float, top: float) -> tuple
     return point + (bottom - point) * unseen, point + (top - point) * unseen
 
 
-def bca_interval(point: float, replicates: Sequence[float], influence: Sequence[float]) -> tuple[float, float]:
+def bca_interval(
+    point: float, replicates: Sequence[float] | np.ndarray, influence: Sequence[float]
+) -> tuple[float, float]:
     """The BCa interval of a statistic from its bootstrap replicates (unordered, at least two).
 
     `influence` holds, for each row, how much the statistic falls without it, in any unit.
     """
-    ordered = sorted(replicates)
+    ordered = np.sort(np.asarray(replicates, dtype=np.float64))
     low, high = _bca_quantiles(point, ordered, influence)
     return min(_quantile(ordered, low), point), max(_quantile(ordered, high), point)
 
 
-def _bca_quantiles(point: float, ordered: Sequence[float], influence: Sequence[float]) -> tuple[float, float]:
+def _bca_quantiles(point: float, ordered: np.ndarray, influence: Sequence[float]) -> tuple[float, float]:
     """The two quantiles of the replicates to read, corrected for bias and skew."""
     normal = NormalDist()
     # Ties count half: with few distinct values many resamples hit the point exactly.
-    below = sum(each < point - _SAME for each in ordered) + 0.5 * sum(abs(each - point) <= _SAME for each in ordered)
+    same = np.count_nonzero(np.abs(ordered - point) <= _SAME)
+    below = np.count_nonzero(ordered < point - _SAME) + 0.5 * same
     bias = normal.inv_cdf(min(max(below / len(ordered), 1e-6), 1 - 1e-6))
     center = fmean(influence)
     deviations = [value - center for value in influence]
@@ -152,10 +153,10 @@ def _bca_quantiles(point: float, ordered: Sequence[float], influence: Sequence[f
     return corrected(_TAIL), corrected(1 - _TAIL)
 
 
-def _quantile(ordered: Sequence[float], fraction: float) -> float:
+def _quantile(ordered: np.ndarray, fraction: float) -> float:
     position = fraction * (len(ordered) - 1)
     index = min(int(position), len(ordered) - 2)
-    return ordered[index] + (ordered[index + 1] - ordered[index]) * (position - index)
+    return float(ordered[index] + (ordered[index + 1] - ordered[index]) * (position - index))
 
 
 def _sign_test(wins: int, losses: int) -> float:

@@ -32,6 +32,8 @@ _FEW = 8
 """Validation rows below which the best of several candidates is mostly the luckiest."""
 _MANY = (40, 25)
 """Training and validation rows from which MIPROv2's many trials tell something."""
+_SHOWN = 16
+"""Demonstrations in a prompt, at most: as many as DSPy's random search shows, if they fit the context."""
 SMALL = 3.0
 """Billions of parameters below which models write instructions that help no one."""
 
@@ -175,10 +177,15 @@ def _random_search(situation: Situation, why: str) -> Choice:
             optimizer=OptimizerType.BOOTSTRAP_FEW_SHOT,
             reason=f"{situation.max_calls} calls do not pay for comparing candidates on {situation.validation} rows.",
         )
+    fit = situation.demos_that_fit
     return Choice(
         optimizer=OptimizerType.BOOTSTRAP_FEW_SHOT_WITH_RANDOM_SEARCH,
         reason=f"{why}.",
-        parameters={"num_candidate_programs": min(8, affordable), "nearest": True},
+        parameters={
+            "num_candidate_programs": min(8, affordable),
+            "max_labeled_demos": _SHOWN if fit is None else min(_SHOWN, fit),
+            "nearest": True,
+        },
     )
 
 

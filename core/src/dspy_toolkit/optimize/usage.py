@@ -49,9 +49,12 @@ class Usage:
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Call:
-    """One LM call that ended. `messages` are OpenAI-style, `outputs` as DSPy has them; `seconds` include retries."""
+    """One LM call that ended. `messages` are OpenAI-style, `outputs` as DSPy has them; `seconds` include retries.
+
+    Not to be changed. It is not frozen, because a frozen one takes four times as long to make and every call has one.
+    """
 
     model: str
     seconds: float
@@ -251,8 +254,10 @@ class Meter(BaseCallback):
     def _told(
         self, call: LMCall, answers: Sequence[Mapping[str, Any]], outputs: Any, exception: BaseException | None
     ) -> Call:
-        read = sum(usage.get("prompt_tokens") or 0 for usage in answers)
-        written = sum(usage.get("completion_tokens") or 0 for usage in answers)
+        read = written = 0
+        for usage in answers:
+            read += usage.get("prompt_tokens") or 0
+            written += usage.get("completion_tokens") or 0
         price = self._prices.get(call.model)
         return Call(
             model=call.model,
