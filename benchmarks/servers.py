@@ -103,7 +103,9 @@ def llama_server(job: Job) -> Outcome | None:
         address = ["--host", "127.0.0.1", "--port", str(port)]
         return [*started, "-m", str(file), "-c", str(slots * room), "-np", str(slots), *address]
 
-    with server(command, "/health", dict(os.environ)) as address:
+    # Else its threads wait for each other by spinning: seconds a token where DSPy wants a core as well.
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    with server(command, "/health", environment) as address:
         return _over_http(job, address, "local")
 
 

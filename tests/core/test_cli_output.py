@@ -43,3 +43,16 @@ def test_in_json_mode_only_the_document_is_on_stdout(capfd):
     said = capfd.readouterr()
     assert said.out == '{\n  "answer": "[/b]"\n}\n'
     assert said.err == "a plan\n"
+
+
+def test_in_a_terminal_lines_end_between_words_and_names_are_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    path, command = "/a-folder/" + "deep/" * 20, "dspy-toolkit optimize lora/hyperparameters --resume 1-a"
+    output = Output(as_json=False)
+    output.print(f"It is a rather long sentence of many words, in {path}", styled("[bold]{}[/]", command, whole=True))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    # A line may be as long as its longest word.
+    assert lines == ["It is a rather long sentence of many words, in", path, command]
+    output.print("It is a rather long sentence of many words, without a long one")
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["It is a rather long sentence of many", "words, without a long one"]

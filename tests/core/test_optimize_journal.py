@@ -110,6 +110,20 @@ def test_a_full_disk_is_told_once_and_hurts_nobody(tmp_path):
     assert len(kept) < 200
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/shm") or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_run_that_finds_no_room_to_begin_says_so_and_leaves_nothing(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(small)], check=False).returncode:
+        pytest.skip("this machine does not let root mount")
+    try:
+        with pytest.raises(OptimizationError, match=r"disk is full.*DSPY_TOOLKIT_RUNS"), Runs(small / "runs").open():
+            pass
+        assert list((small / "runs").iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OptimizationError, match="DSPY_TOOLKIT_RUNS"):

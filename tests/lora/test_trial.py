@@ -100,7 +100,14 @@ def test_a_failed_trial_says_why_and_the_worker_lives(runner, config, scenario):
 def test_an_interrupt_ends_the_worker(runner, config, scenario):
     process = worker_of(runner, config, scenario)
     main = threading.main_thread().ident
-    timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
+
+    def press():
+        while not runner._lock.locked():  # until the trial has begun
+            time.sleep(0.001)
+        time.sleep(0.3)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    timer = threading.Thread(target=press, daemon=True)
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         runner.run(changed(config, iters=500, batch_size=16, learning_rate=0.0001), scenario)

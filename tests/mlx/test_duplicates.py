@@ -24,7 +24,7 @@ def engine(tiny):
 
 
 def wait_for(condition):
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not condition() and time.monotonic() < until:
         time.sleep(0.001)
     assert condition()

@@ -177,6 +177,20 @@ def test_bytes_bound_the_rows_and_idle_prefixes_make_room():
     assert engine.scheduler.tree.evictions > 0
 
 
+def test_rows_that_begin_with_a_copy_of_their_prefix_are_counted_with_it():
+    """Where states cannot be cut, rows hold their whole prompt; six of these and the prefix are 7 * 100 tokens."""
+    for sliceable, least, most in ((True, 6, 6), (False, 3, 5)):
+        engine = Pretended(scheduler(sliceable=sliceable, bytes=600, bytes_per_token=1, tree_bytes=300))
+        for i in range(6):
+            engine.scheduler.add(make([*range(90), 100 + i, 1, 2, 3, 4, 5], max_tokens=4))
+        held = []
+        while engine.scheduler.waiting or engine.scheduler.running:
+            engine.turn()
+            held.append(engine.scheduler.reserved + engine.scheduler.tree.bytes)
+        assert max(held) <= 600
+        assert least <= engine.peak <= most
+
+
 def test_making_room_does_not_drop_what_the_prefix_is_cut_from():
     engine = Pretended(scheduler(bytes=460, bytes_per_token=1, tree_bytes=460))
     engine.scheduler.add(make([*range(300), *range(1000, 1100)], max_tokens=5))

@@ -1,6 +1,7 @@
 """Every format's calls, walked with no model at all: any token that is allowed, any budget; mlx-lm reads them back."""
 
 import random
+import re
 from dataclasses import dataclass
 
 import jsonschema
@@ -32,6 +33,26 @@ FORMATS = {
     "longcat": ("<longcat_tool_call>", "</longcat_tool_call>"),
     "minimax_m2": ("<minimax:tool_call>", "</minimax:tool_call>"),
 }  # fmt: skip
+# Formats whose arguments the grammar leaves free: their special tokens, and a call as the model's template shows it.
+FREE = {
+    "gemma4": (
+        ("<|tool_call>", "<tool_call|>", '<|"|>'),
+        'call:search{limit:3,query:<|"|>a, {b}: c<|"|>}',
+        "a, {b}: c",
+    ),
+    "function_gemma": (
+        ("<start_function_call>", "<end_function_call>", "<escape>"),
+        "call:search{query:<escape>a, b: c<escape>,limit:3}",
+        "a, b: c",
+    ),
+    "minicpm5": ((), '"search"><param name="query"><![CDATA[a < b]]></param><param name="limit">3</param>', "a < b"),
+    "muse_spark": (
+        (),
+        '\n<atem:invoke name="search">\n<atem:parameter name="query">a b</atem:parameter>\n'
+        '<atem:parameter name="limit">3</atem:parameter>\n</atem:invoke>\n',
+        "a b",
+    ),
+}
 
 SEARCH = FunctionTool(
     name="search",
@@ -82,7 +103,8 @@ def kits(tiny):
         store = GrammarStore(low)
         return Kit(store, Guides(store, frozenset(eos), tool_format(wrapper, low), None), eos[0])
 
-    return {name: kit(name, added) for name, added in FORMATS.items()}
+    tokens = FORMATS | {name: added for name, (added, _, _) in FREE.items()}
+    return {name: kit(name, added) for name, added in tokens.items()}
 
 
 def prepared(mode="required", several=True, tools=TOOLS):
@@ -120,6 +142,59 @@ def test_whatever_is_written_is_a_valid_call(kits, name, seed, budget):
         jsonschema.validate(dict(call.input), SCHEMAS[call.name])
         assert set(call.input) <= set(SCHEMAS[call.name]["properties"])
     assert len({call.id for call in guide.calls}) == len(guide.calls)
+
+
+def say(kit, guide, text, budget=500):
+    """Advance a guide by this text, token by token, each of which its mask must allow; the tokens that came of it."""
+    low, said = kit.store.tokenizer, b""
+    while rest := text.encode()[len(said) :]:
+        token = low.tokenize_str(rest.decode())[0]
+        bitmask = np.full((1, kit.store.words), -1, dtype=np.int32)
+        guide.fill(bitmask, 0)
+        assert bitmask[0, token >> 5] >> (token & 31) & 1, (said, low.decode_str([token]))
+        said += low.decode_str(guide.advance(token, budget)).encode()
+        assert text.encode().startswith(said), said
+    return said
+
+
+@pytest.mark.parametrize("name", sorted(FREE))
+def test_where_arguments_are_free_the_call_of_the_template_can_be_written_and_read(kits, name):
+    kit, (_, written, query) = kits[name], FREE[name]
+    form = kit.guides._form
+    guide = kit.guides.make(prepared("auto"))
+    say(kit, guide, form.start + written + form.end)
+    (call,) = guide.calls
+    assert (call.name, dict(call.input)) == ("search", {"query": query, "limit": 3})
+    guide.advance(kit.eos, 100)
+    assert guide.complete
+
+
+@pytest.mark.parametrize("name", sorted(FREE))
+@pytest.mark.parametrize("budget", [20, 90])
+def test_where_arguments_are_free_the_tool_is_a_known_one_and_the_end_comes(kits, name, budget):
+    kit = kits[name]
+    names = "|".join(sorted(SCHEMAS))
+    for seed in range(5):
+        guide = kit.guides.make(prepared(several=False))
+        text = kit.store.tokenizer.decode_str(walk(kit, guide, budget, random.Random(seed), ending=0))
+        assert re.search(rf'(call:|name=")({names})[{{"]', text), text
+        assert text.endswith(kit.guides._form.end)
+        assert {call.name for call in guide.calls} <= set(SCHEMAS)
+
+
+@pytest.mark.parametrize("name", ["gemma4", "function_gemma"])
+def test_an_open_string_is_closed_when_the_budget_ends(kits, name):
+    kit, (_, written, _) = kits[name], FREE[name]
+    form, low = kit.guides._form, kit.store.tokenizer
+    quote = FREE[name][0][2]
+    start = form.start + written[: written.index(quote)]
+    guide = kit.guides.make(prepared("auto"))
+    say(kit, guide, start + quote + "abc")
+    added = guide.advance(low.tokenize_str("d")[0], 3)
+    assert low.decode_str(added) == f"d{quote}}}{form.end}"
+    (call,) = guide.calls
+    assert call.input["query"] == "abcd"
+    assert guide.cut
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -182,6 +257,10 @@ def test_what_a_format_cannot_say_is_refused_by_name(tiny, kits):
     with pytest.raises(InvalidRequestError, match="<odd>"):
         kits["glm47"].guides.make(prepared(tools=(odd,)))
     assert kits["json_tools"].guides.make(prepared(tools=(odd,)))
+    dashed = FunctionTool(name="look-up")
+    with pytest.raises(InvalidRequestError, match="look-up"):
+        kits["function_gemma"].guides.make(prepared(tools=(dashed,)))
+    assert kits["gemma4"].guides.make(prepared(tools=(dashed,)))
     added = ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>")
     wrapper = tiny.tokenizer(tiny.tools, added, "kimi_k3")
     low = from_tokenizer(wrapper._tokenizer, n_vocab=len(wrapper), eos_token=sorted(wrapper.eos_token_ids))

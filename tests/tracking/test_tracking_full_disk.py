@@ -1,4 +1,4 @@
-"""Runs sent to an MLflow whose disk is full: one clear line, nothing is lost, and all of it is there once there is room."""
+"""Runs sent to an MLflow whose disk is full: one clear line, nothing is lost, all is there once there is room."""
 
 import os
 import shutil

@@ -167,7 +167,7 @@ def budget_lines(framework: "DSPyFramework", result: "OptimizationResult") -> "l
     larger = " ".join(f"{flag(name)} {2 * shown(name, value):g}" for name, value in had.items())
     return [
         styled("[yellow]The search ended early: {}.[/] Go on with a larger one:", result.note),
-        f"  {command(run)} {larger}",
+        styled("  {} {}", command(run), larger, whole=True),
     ]
 
 

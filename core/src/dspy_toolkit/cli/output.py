@@ -1,7 +1,8 @@
 """What a verb prints: tables for people, or one JSON document and nothing else on stdout.
 
 Text is shown as it is: `list[str]` in a signature and `[/INST]` in a model's answer are no markup. What is to be bold
-says so with `styled`. Lines are not broken, so that a path or a command can be copied.
+says so with `styled`. Lines are broken between words where a terminal ends, and nowhere in a file or a pipe; a path or
+a command is not broken, so that it can be copied.
 """
 
 import json
@@ -22,12 +23,14 @@ _WIDE = 200
 """Columns of tables where nobody's terminal sets a limit: in a file or a pipe."""
 
 
-def styled(markup: str, *values: Any) -> "Text":
-    """`markup`, as rich has it, with each `{}` replaced by a value as it is."""
+def styled(markup: str, *values: Any, whole: bool = False) -> "Text":
+    """`markup`, as rich has it, with each `{}` replaced by a value as it is. `whole` is one line, however long."""
     from rich.markup import escape
     from rich.text import Text
 
-    return Text.from_markup(markup.format(*(escape(str(value)) for value in values)), emoji=False)
+    text = Text.from_markup(markup.format(*(escape(str(value)) for value in values)), emoji=False)
+    text.no_wrap = whole
+    return text
 
 
 class Output:
@@ -102,13 +105,29 @@ def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
     console = Console(stderr=stderr, markup=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    if not _ends(console):
         console.width = _WIDE
     return console
 
 
+def _ends(console: "Console") -> bool:
+    """Whether lines have an end that somebody set."""
+    return console.is_terminal or "COLUMNS" in os.environ
+
+
 def _print(console: "Console", renderables: Iterable[Any]) -> None:
+    from rich.cells import cell_len
     from rich.text import Text
 
     for each in renderables:
-        console.print(each, soft_wrap=isinstance(each, str | Text))
+        if not isinstance(each, str | Text):
+            console.print(each)
+            continue
+        text = console.render_str(each) if isinstance(each, str) else each
+        if not _ends(console) or text.no_wrap:
+            console.print(text, soft_wrap=True)
+            continue
+        longest = max(map(cell_len, text.plain.split()), default=0)
+        for line in text.wrap(console, max(console.width, longest)):
+            line.rstrip()
+            console.print(line, soft_wrap=True)

@@ -163,7 +163,7 @@ def _told(document: Mapping[str, Any]) -> list[Any]:
     if document["version"]:
         lines += ["", styled("The program is stored as [bold]{}[/].", document["version"])]
     if document["resume"]:
-        lines += ["", styled("Go on with: [bold]{}[/]", document["resume"])]
+        lines += ["", styled("Go on with: [bold]{}[/]", document["resume"], whole=True)]
     return lines
 
 

@@ -97,7 +97,10 @@ class Journal:
             _connect(folder).close()
         except sqlite3.Error as error:
             self._lock.release()
-            raise OptimizationError(f"The record {_file(folder)} cannot be used: {error}.") from error
+            raise OptimizationError(
+                f"The record {_file(folder)} cannot be used: {error}. Free some room if the disk is full, or set "
+                "`runs` in the settings, or DSPY_TOOLKIT_RUNS, to another folder."
+            ) from error
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 

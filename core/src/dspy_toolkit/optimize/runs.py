@@ -91,7 +91,13 @@ class Runs:
         Raises UnknownNameError, and OptimizationError when the folder cannot be used.
         """
         folder = self.new() if id is None else self.get(id).folder
-        with Journal(folder) as journal:
+        try:
+            journal = Journal(folder)
+        except OptimizationError:
+            if id is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        with journal:
             try:
                 yield journal
             finally:

@@ -84,12 +84,6 @@ class Entry:
                 log.warning("A listener failed; its request is cancelled: %r", error)
                 rider.cancelled = True
 
-    @property
-    def tail(self) -> int:
-        """Tokens that the row may hold behind its prefix."""
-        start = len(self.sequence.prompt) - (self.base or self.target or self.leaf).depth
-        return start + self.sequence.max_tokens
-
 
 @dataclass(eq=False)
 class Build:
@@ -255,12 +249,18 @@ class Scheduler:
         """Bytes that the running rows may come to hold: every row as long as the longest, for so the tails are laid."""
         if not self.running:
             return 0
-        longest = max(entry.tail for entry in self.running)
+        longest = max(self._tail(entry) for entry in self.running)
         return len(self.running) * (longest * self.limits.bytes_per_token + self.limits.bytes_per_row)
+
+    def _tail(self, entry: Entry) -> int:
+        """Tokens that a row may hold of its own: those behind its prefix, or where states cannot be cut all, for there
+        a row begins with a copy."""
+        shared = (entry.base or entry.target or entry.leaf).depth if self.tree.sliceable else 0
+        return len(entry.sequence.prompt) - shared + entry.sequence.max_tokens
 
     def _room(self, entry: Entry, extra: int = 0) -> bool:
         """Whether one more row fits, after dropping prefixes that nobody uses."""
-        longest = max([entry.tail, *(other.tail for other in self.running)])
+        longest = max(self._tail(each) for each in [entry, *self.running])
         rows = (len(self.running) + 1) * (longest * self.limits.bytes_per_token + self.limits.bytes_per_row)
         if rows + extra + self.tree.bytes <= self.limits.bytes:
             return True

@@ -62,12 +62,24 @@ _TAGGED: Mapping[str, _Tags] = {
         ('\n<invoke name="%">\n', "</invoke>\n"), ('<parameter name="%">', "</parameter>\n"), r"\s*[nN][uU][lL][lL]\s*"
     ),
 }
-# What stands around the name where the rest of the call is left free.
-_NAMED: Mapping[str, tuple[str, str]] = {
-    "gemma4": ("call:", "{"),
-    "function_gemma": ("call:", "{"),
-    "minicpm5": ('"', '">'),
-    "muse_spark": ('\n<atem:invoke name="', '">'),
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A format whose arguments are left free: what stands around the name, what ends a call before its mark."""
+
+    before: str
+    after: str
+    closing: str = ""
+    quote: str = ""  # the token around strings
+    name: re.Pattern[str] = _NAME  # what the parser takes for a name
+
+
+_NAMED: Mapping[str, _Named] = {
+    "gemma4": _Named("call:", "{", "}", '<|"|>', re.compile(r"[A-Za-z_][\w-]*")),
+    "function_gemma": _Named("call:", "{", "}", "<escape>", re.compile(r"[A-Za-z_]\w*")),
+    "minicpm5": _Named('"', '">'),
+    "muse_spark": _Named('\n<atem:invoke name="', '">', "</atem:invoke>\n"),
 }
 
 
@@ -98,15 +110,17 @@ class ToolFormat:
         if self.name == "kimi_k3":
             raise UnsupportedFeatureError("Tool calls in Kimi K3's format are not supported.", feature="tools")
         if self.name != "json_tools":
+            name = _NAMED[self.name].name if self.name in _NAMED else _NAME
             for tool in tools:
-                if not _NAME.fullmatch(tool.name):
+                if not name.fullmatch(tool.name):
                     raise InvalidRequestError(
                         f"The tool {tool.name!r} cannot be called in this model's format ({self.name}); use a name of "
-                        "letters, digits, '_', '-' and '.'."
+                        "letters, digits and '_'."
                     )
         writer = _Writer(self, several)
         body = writer.body(tools)
-        lark = f"start: {body.lark} {writer.spelled(self.end)}\n{writer.rules.text()}"
+        end = "" if writer.ended else writer.spelled(self.end)
+        lark = f"start: {body.lark} {end}\n{writer.rules.text()}"
         quoted = self.name in ("json_tools", "mistral", "kimi_k2", "pythonic")
         markers = () if quoted else tuple(writer.markers)
         return GrammarSource("lark", lark, body.minimal + self.end, markers=markers, is_json=quoted)
@@ -139,6 +153,7 @@ class _Writer:
         else:  # in JSON between tags, nothing may look like a tag
             self.rules = Rules(indent=None, line_breaks="<" if form.name in _TAGGED else "")
         self.markers: set[str] = set()
+        self.ended = False  # whether the body brings the end mark along
 
     def spelled(self, text: str) -> str:
         """A fixed text in Lark: special tokens by their number, the rest as it is."""
@@ -170,7 +185,7 @@ class _Writer:
         if name in _TAGGED:
             return self._either([self._tagged(tool, _TAGGED[name]) for tool in tools])
         if name in _NAMED:
-            return self._named(tools, *_NAMED[name])
+            return self._named(tools, _NAMED[name])
         found = self._either([self._object(tool) for tool in tools])
         return Piece(f'"\\n" {found.lark} "\\n"', f"\n{found.minimal}\n")
 
@@ -266,11 +281,20 @@ class _Writer:
         low = self._form.tokenizer
         return low.is_special_token(low.tokenize_str(text)[0])
 
-    def _named(self, tools: Sequence[FunctionTool], before: str, after: str) -> Piece:
-        """A tool's name, and then whatever the model writes up to the end mark."""
-        self.markers.add(self._form.end)
-        names = self._either([self._text(before + tool.name + after, Piece("", "")) for tool in tools])
-        return Piece(f"{names.lark} /(?s:.*)/", names.minimal)
+    def _named(self, tools: Sequence[FunctionTool], named: _Named) -> Piece:
+        """A tool's name, and then whatever the model writes up to the first end mark, with strings between quotes."""
+        names = self._either([self._text(named.before + tool.name + named.after, Piece("", "")) for tool in tools])
+        end = self._form.end
+        self.markers |= {end, named.closing + end}
+        if not self._special(end):
+            self.ended = True
+            text = self.rules.named("/(?s:.*)/", terminal=True)
+            return Piece(f"{names.lark} {self.rules.delimited(text, end)}", names.minimal)
+        if not named.quote or not self._special(named.quote):
+            return Piece(f"{names.lark} /(?s:.*)/", names.minimal)
+        self.markers |= {named.quote + end, named.quote + named.closing + end}
+        text, quote = self.rules.named("/(?s:.+)/", terminal=True), self.spelled(named.quote)
+        return Piece(f"{names.lark} {text}? ({quote} {text}? {quote} {text}?)*", names.minimal)
 
 
 def _repaired(given: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
