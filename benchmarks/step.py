@@ -4,12 +4,13 @@
     python benchmarks/step.py --width 8 --layers 30 --json
     python benchmarks/step.py --profile grammar      # cProfile of the engine's thread in that case
 
-Three cases: greedy and sampled with seeds without a grammar, and a chat format as grammar. Only steps in which all rows
-run are counted; a figure is the median over them. They are processor time of the engine's thread, so neighbours
-on the machine do not count, nor does waiting: `handover` is what it costs to give MLX the graph, `all` the sum of the
-parts, `step` the whole on the clock, the device's work included. `masks` run while the device computes.
+Four cases: greedy, and sampled with seeds, each without a grammar and with a chat format as grammar. Only steps in
+which all rows run are counted; a figure is the median over them. They are processor time of the engine's thread, so
+neighbours on the machine do not count, nor does waiting: `handover` is what it costs to give MLX the graph, `all` the
+sum of the parts, `ours` the sum without `graph` and `handover`, which are the model's call, and `step` the whole on the
+clock, the device's work included. `masks` run while the device computes.
 
-`mlx-lm` is the same for a bare loop around the same model: as many rows in one of mlx-lm's caches, tokens chosen by
+`mlx-lm` is `all` for a bare loop around the same model: as many rows in one of mlx-lm's caches, tokens chosen by
 argmax or `mx.random.categorical`. That is what a step costs without an engine. It is measured before and after each
 case, the lower median counts, and `overhead` is what ours takes more. What the engine computes itself where MLX's CPU
 backend is slow (`host.py`) is left to MLX here, as on a GPU.
@@ -42,9 +43,12 @@ label: "billing" | "delivery" | "technical" | "praise"
 """
 CASES: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
+    "grammar": {"temperature": 0.0, "extensions": {"metadata": {"grammar": {"lark": GRAMMAR}}}},
     "sampled": {"temperature": 0.8},
-    "grammar": {"temperature": 0.8, "extensions": {"metadata": {"grammar": {"lark": GRAMMAR}}}},
+    "both": {"temperature": 0.8, "extensions": {"metadata": {"grammar": {"lark": GRAMMAR}}}},
 }
+OURS = ("schedule", "masks", "sampling", "accept", "count", "read")
+"""What is no call of the model: Python, masks and waiting."""
 
 
 def main() -> None:
@@ -55,9 +59,9 @@ def main() -> None:
         found = results[name] = measure(name, options)
         found["mlx-lm"] = min(before, bare(name, options))
         found["overhead"] = found["all"] - found["mlx-lm"]
-    console = Console(stderr=options.json, width=max(110, Console().width))
+    console = Console(stderr=options.json, width=max(140, Console().width))
     table = Table(title=f"{options.width} rows, {options.layers} layers, microseconds per step (median)")
-    columns = (*PARTS, "all", "mlx-lm", "overhead", "step", "steps")
+    columns = (*PARTS, "ours", "all", "mlx-lm", "overhead", "step", "steps")
     for column in ("case", *columns):
         table.add_column(column, justify="left" if column == "case" else "right")
     for name, result in results.items():
@@ -175,6 +179,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, float]:
     found = {part: statistics.median(step[part] for step in watch.steps) * 1e6 for part in PARTS}
     return {
         **found,
+        "ours": statistics.median(sum(step[part] for part in OURS) for step in watch.steps) * 1e6,
         "all": statistics.median(sum(step.values()) for step in watch.steps) * 1e6,
         "step": statistics.median(watch.walls) * 1e6,
         "steps": len(watch.steps),
