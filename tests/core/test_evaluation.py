@@ -190,6 +190,12 @@ def test_too_many_errors_end_the_run_with_what_was_finished(make):
     assert partial.partial.endswith("of 30 rows")
     assert 5 <= sum(result.error is not None for result in partial.evaluation.results) <= 10
     assert framework.evaluate(SHORT, rows, "exact-match", max_errors=10).partial == ""
+    strict = make(often_lost, max_errors=4)
+    with pytest.raises(OptimizationError, match="at most 4 may"):
+        strict.evaluate(SHORT, rows, "exact-match")
+    with pytest.raises(OptimizationError, match="at most 4 may"):
+        strict.compare(SHORT, SHORT, rows, "exact-match")
+    assert strict.evaluate(SHORT, rows, "exact-match", max_errors=10).partial == "", "an argument is stronger"
 
 
 def test_an_interrupted_run_has_the_finished_rows(make, stall):

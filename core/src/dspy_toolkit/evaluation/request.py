@@ -48,7 +48,7 @@ class EvaluationRequest:
             repeats=self.repeats,
             seed=self._seed(framework),
             num_threads=framework.config.num_threads,
-            max_errors=self.max_errors,
+            max_errors=framework.config.max_errors if self.max_errors is None else self.max_errors,
             on_event=self.on_event,
             stop=self.stop,
             open_journal=framework.recorded,
