@@ -25,12 +25,13 @@ def error_of(done):
 
 
 def killed(command_line, *options, calls=20):
-    """A run that is killed after so many calls."""
+    """A run that is killed in the middle of a call, when those before are on disk."""
     before = command_line.calls
     process = command_line.start(*OPTIMIZE, *options, SCRIPTED_STALLS=str(before + calls))
     while command_line.calls < before + calls:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+    time.sleep(1)  # the record is written every 50 ms
     process.send_signal(signal.SIGKILL)
     process.communicate()
 

@@ -87,3 +87,23 @@ def test_a_prefix_that_is_built_in_chunks_is_held_once_while_it_is_built(tiny):
     for (keys, values), (other_keys, other_values) in zip(state, whole, strict=True):
         assert mx.allclose(keys, other_keys, atol=1e-4)
         assert mx.allclose(values, other_values, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "lfm2"])
+def test_rows_and_prefixes_stay_within_the_limit(tiny, kind):
+    """Prompts of two programs, more rows than fit, answers of several lengths."""
+    limit = 1_500_000
+    with MLXEngine(tiny.load(kind), name="m", check=True, max_rows=8, max_kv_bytes=limit) as engine:
+        engine.start()
+        tickets = []
+        for index in range(40):
+            system = SYSTEM[: 600 + 300 * (index % 2)]
+            config = Config(max_tokens=10 + 20 * (index % 5), temperature=1.0, seed=index)
+            message = Message.user(f"{string.ascii_letters[index]} is what?")
+            tickets.append(engine.submit(Request(model="m", messages=(message,), system=system, config=config)))
+        for ticket in tickets:
+            ticket.future.result()
+        stats = engine.stats()
+    assert stats["finished"] == 40
+    assert stats["width_peak"] > 1
+    assert stats["kv_peak_bytes"] <= limit

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import ArraysCache, KVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, BatchKVCache, KVCache, make_prompt_cache
 
 from dspy_toolkit_mlx.head import Head
 from dspy_toolkit_mlx.runner import Runner, collect
@@ -60,7 +60,8 @@ class PaddedRunner(Runner):
         parts = [part for cache in caches for part in getattr(cache, "caches", [cache])]
         keyed = [part for part in parts if getattr(part, "keys", None) is not None]
         per_token = sum((part.keys.nbytes + part.values.nbytes) // part.keys.shape[2] for part in keyed)
-        return per_token, sum(part.nbytes for part in parts if part not in keyed)
+        ahead = per_token * (BatchKVCache.step - 1)  # mlx-lm's batch caches grow by so many tokens at once
+        return per_token, ahead + sum(part.nbytes for part in parts if part not in keyed)
 
     def pack(self, state: Any) -> dict[str, mx.array]:
         packed: dict[str, Any] = {}
