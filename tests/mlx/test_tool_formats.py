@@ -197,6 +197,16 @@ def test_an_open_string_is_closed_when_the_budget_ends(kits, name):
     assert guide.cut
 
 
+@pytest.mark.parametrize("name", ["json_tools", "kimi_k2", "mistral list", "pythonic"])
+@pytest.mark.parametrize("seed", [105, *range(8)])
+def test_no_other_call_is_begun_when_the_budget_is_used_up(kits, name, seed):
+    kit = kits[name]
+    guide = kit.guides.make(prepared())
+    text = kit.store.tokenizer.decode_str(walk(kit, guide, 1, random.Random(seed)))
+    assert guide.complete, text
+    assert len(guide.calls) == 1, text
+
+
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_one_call_where_one_is_allowed(kits, name):
     kit = kits[name]

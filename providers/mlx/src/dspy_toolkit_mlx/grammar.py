@@ -43,7 +43,8 @@ class GrammarSource:
     """A grammar as it arrives: Lark text or a JSON schema (as canonical JSON text), and a shortest answer if known.
 
     `fields` are the answer's fields in order: the text that opens each, and how many tokens it may take (None: any
-    number). `markers` end free texts, besides those that the Lark text names; `is_json` says that quotes do.
+    number). `markers` end free texts, besides those that the Lark text names; `is_json` says that quotes do. `end` is
+    what the whole of a JSON answer ends with, where more could follow instead.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class GrammarSource:
     minimal: str | None = None
     fields: tuple[tuple[str, int | None], ...] = ()
     markers: tuple[str, ...] = ()
+    end: str = ""
     is_json: bool = False
 
     @classmethod
@@ -69,6 +71,7 @@ class _Compiled:
     matcher: LLMatcher
     start: list[int]
     markers: list[list[int]]
+    end: list[int]
     reserve: int
     is_json: bool
 
@@ -122,6 +125,7 @@ class GrammarStore:
             matcher=matcher,
             start=start,
             markers=[self.tokenizer.tokenize_str(text) for text in sorted(markers, key=len, reverse=True)],
+            end=self.tokenizer.tokenize_str(source.end) if source.end else [],
             reserve=len(self.tokenizer.tokenize_str(source.minimal)) + 4 if source.minimal else 24,
             is_json=source.is_json,
         )
@@ -310,9 +314,12 @@ class LLGuide:
         return added
 
     def _way_out(self) -> list[int]:
-        """What ends the field we are in, or the one token that the mask leaves: sampling it would cost a step."""
+        """What ends the answer or the field we are in, or the one token that the mask leaves, to save its step."""
         if end := self._field_end():
             return end
+        last = self._compiled.end if self._closing and not self._in_string else []
+        if last and self._matcher.validate_tokens(last) == len(last):
+            return last
         bitmask = np.full((1, self._store.words), -1, dtype=np.int32)
         self.fill(bitmask, 0)
         (words,) = np.nonzero(bitmask[0])
