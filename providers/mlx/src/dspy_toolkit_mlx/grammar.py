@@ -44,7 +44,7 @@ class GrammarSource:
 
     `fields` are the answer's fields in order: the text that opens each, and how many tokens it may take (None: any
     number). `markers` end free texts, besides those that the Lark text names; `is_json` says that quotes do. `end` is
-    what the whole of a JSON answer ends with, where more could follow instead.
+    what the whole answer ends with, where more could follow instead.
     """
 
     kind: str

@@ -123,7 +123,7 @@ class ToolFormat:
         lark = f"start: {body.lark} {end}\n{writer.rules.text()}"
         quoted = self.name in ("json_tools", "mistral", "kimi_k2", "pythonic")
         markers = () if quoted else tuple(writer.markers)
-        last = self.end if quoted and end else ""
+        last = self.end if end else ""
         return GrammarSource("lark", lark, body.minimal + self.end, markers=markers, end=last, is_json=quoted)
 
     def read(self, text: str, tools: Sequence[FunctionTool]) -> list[dict[str, Any]]:
