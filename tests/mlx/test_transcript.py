@@ -54,6 +54,7 @@ STEPS = st.lists(
 @settings(deadline=None)
 @given(STEPS, st.integers(0, 20), st.sampled_from([(), ("<|",), ("a€",)]), st.booleans())
 def test_listening_from_any_moment_hears_what_reading_finds(steps, listen_at, stop, staged):
+    steps = steps if staged else [step for step in steps if step[1] == "text"]  # there is nothing else without stages
     silent = Transcript(stop, staged=staged)
     written(silent, steps)
     followed = Transcript(stop, staged=staged)
