@@ -18,7 +18,7 @@ import dspy
 from rich.console import Console
 from rich.table import Table
 
-from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
+from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
 from dspy_toolkit.testing import ScriptedLM
 
 ADAPTERS: dict[str, tuple[dspy.Adapter, dspy.Adapter]] = {

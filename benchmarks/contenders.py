@@ -13,8 +13,8 @@ from dspy.lm15 import Message, Request, Response, TextPart, Usage
 from job import Job, Outcome, run_program
 from servers import llama_server, mlx_server
 
-from dspy_toolkit_mlx.models import ResolvedModel, load
-from dspy_toolkit_mlx.sequence import Sequence
+from dspy_toolkit_mlx.models.resolve import ResolvedModel, load
+from dspy_toolkit_mlx.scheduling.sequence import Sequence
 
 __all__ = ["CONTENDERS"]
 
@@ -24,9 +24,9 @@ __all__ = ["CONTENDERS"]
 
 def ours(job: Job) -> Outcome:
     """The engine of dspy-toolkit-mlx, cold: nothing of the workload has been seen before."""
-    from dspy_toolkit_mlx.engine import AsyncMLXEngine, MLXEngine
+    from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
+    from dspy_toolkit_mlx.engine.ticket import Ticket
     from dspy_toolkit_mlx.lm import MLXLM
-    from dspy_toolkit_mlx.ticket import Ticket
 
     calls: list[list[Ticket]] = []
 

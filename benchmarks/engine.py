@@ -30,7 +30,7 @@ from rich.table import Table
 from workloads import workloads
 
 import dspy_toolkit_mlx  # noqa: F401 - first: it puts a fast BLAS under MLX
-from dspy_toolkit_mlx.models import ResolvedModel, load, resolve_model
+from dspy_toolkit_mlx.models.resolve import ResolvedModel, load, resolve_model
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
 
-from dspy_toolkit.optimize import evaluate
-from dspy_toolkit.optimize.journal import Journal
+from dspy_toolkit.evaluation.evaluate import evaluate
+from dspy_toolkit.runs.journal import Journal
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 """Processor time is that of all threads of the process, the journal's too; other work on the machine is not in it."""

@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 from workloads import Workload
 
-from dspy_toolkit_mlx.models import ResolvedModel
+from dspy_toolkit_mlx.models.resolve import ResolvedModel
 
 __all__ = ["Job", "Outcome", "run_program"]
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from step import tiny_model
 
-from dspy_toolkit_mlx.engine import MLXEngine
+from dspy_toolkit_mlx.engine.engine import MLXEngine
 
 DRAFTS: dict[str, Any] = {
     "draft7": jsonschema.Draft7Validator,

@@ -1,4 +1,4 @@
-"""Predicted against measured peak memory of LoRA runs: the formula of `dspy_toolkit_lora.memory` against mlx-lm itself.
+"""Predicted against measured peak memory of LoRA runs: the formula of `scenarios.memory` against mlx-lm itself.
 
     python benchmarks/lora_memory.py [--runs 20] [--seed 1000] [--compiled] [--json]
 
@@ -10,10 +10,10 @@ import argparse
 import json
 import random
 
-from dspy_toolkit_lora.architecture import Architecture
 from dspy_toolkit_lora.config import LoRAConfig
-from dspy_toolkit_lora.measured import Run, measure
-from dspy_toolkit_lora.memory import peak_bytes
+from dspy_toolkit_lora.scenarios.architecture import Architecture
+from dspy_toolkit_lora.scenarios.memory import peak_bytes
+from dspy_toolkit_lora.trial.peak_memory import Run, measure
 
 
 def draw(rng: random.Random, *, compiled: bool) -> Run:

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 import dspy_toolkit_mlx  # noqa: F401 - first: it puts a fast BLAS under MLX
-from dspy_toolkit_mlx.engine import MLXEngine
-from dspy_toolkit_mlx.models import load, resolve_model
+from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.models.resolve import load, resolve_model
 
 INSTRUCTION = "Read the customer's message, say in one short sentence why it goes where it goes, then name the queue. "
 

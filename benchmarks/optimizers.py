@@ -24,20 +24,17 @@ from optimizer_tasks import TASKS, Task, drawn
 from rich.console import Console
 from rich.table import Table
 
+from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.lm.cache import configure_cache
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.metrics.metric import Metric
-from dspy_toolkit.optimize import (
-    OptimizationResult,
-    Situation,
-    choose,
-    compare,
-    configure_cache,
-    find_optimizer,
-    optimize,
-    prepare,
-)
+from dspy_toolkit.optimize.optimizer import find_optimizer
+from dspy_toolkit.optimize.result import OptimizationResult
+from dspy_toolkit.optimize.run import optimize
+from dspy_toolkit.optimize.selection import Situation, choose
 from dspy_toolkit.plugins import PluginManager
+from dspy_toolkit.stats.intervals import compare
 from dspy_toolkit.types import TaskData, resolve
 
 OPTIMIZERS = ("labeled", "bootstrap", "random-search", "mipro", "gepa", "copro", "simba", "knn", "ensemble")
@@ -100,7 +97,7 @@ def _run(task: Task, name: str, seed: int, arguments: argparse.Namespace) -> Opt
 def _lm(task: Task, arguments: argparse.Namespace) -> tuple[Any, Any]:
     if arguments.model is None:
         return in_context_lm(task.labels, {row["text"]: row["label"] for row in task.rows}), None
-    from dspy_toolkit.adapters import GuidedChatAdapter
+    from dspy_toolkit.adapters.guided import GuidedChatAdapter
 
     connect = resolve(PluginManager().provider(arguments.model).entry.connect)
     return connect(arguments.model, max_tokens=arguments.max_tokens), GuidedChatAdapter()

@@ -65,13 +65,13 @@ def run(model: str, sentences: int, task: dict[str, Any]) -> dict[str, Any]:
     import os
     from pathlib import Path
 
-    from dspy_toolkit_mlx.models import load, resolve_model
+    from dspy_toolkit_mlx.models.resolve import load, resolve_model
 
     resolved = resolve_model(model)  # first: what a GGUF file is converted to stays in the user's cache
     os.environ["DSPY_TOOLKIT_CACHE"] = task["cache"]
     from dspy.lm15 import Config, Message, Request
 
-    from dspy_toolkit_mlx.engine import MLXEngine
+    from dspy_toolkit_mlx.engine.engine import MLXEngine
 
     requests = [
         Request(

@@ -17,8 +17,8 @@ import dspy
 from bounds import prompt_bounds
 from job import Job, Outcome, run_program
 
-from dspy_toolkit.blas import blas_in_use
-from dspy_toolkit_mlx.models import ALIASES
+from dspy_toolkit.hardware import blas_in_use
+from dspy_toolkit_mlx.models.resolve import ALIASES
 
 __all__ = ["llama_server", "mlx_server"]
 

@@ -31,9 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 import dspy_toolkit_mlx  # noqa: F401 - first: it puts a fast BLAS under MLX
-from dspy_toolkit_mlx import host
-from dspy_toolkit_mlx.engine import MLXEngine
-from dspy_toolkit_mlx.models import resolve_model
+from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.models.resolve import resolve_model
+from dspy_toolkit_mlx.runners import cpu_kernels as host
 
 PARTS = ("schedule", "graph", "handover", "masks", "sampling", "accept", "count", "read")
 GRAMMAR = r"""

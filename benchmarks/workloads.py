@@ -90,7 +90,7 @@ class Workload:
 
 
 def workloads() -> dict[str, Workload]:
-    from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
+    from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
 
     # Plain ChatAdapter asks a second time, in JSON, when it cannot parse. Left out: it would only slow the others down.
     def chat() -> dspy.Adapter:

@@ -116,9 +116,9 @@ def _child(adapters: str, record: str, paths: list[str]) -> int:
     if adapters != "plain":
         _swap()
     if adapters == "engine":
-        import dspy_toolkit.adapters
+        import dspy_toolkit.adapters.guided
 
-        dspy_toolkit.adapters._speaks_grammar = lambda lm: True
+        dspy_toolkit.adapters.guided._speaks_grammar = lambda lm: True
     recorder = _Recorder()
     options = ["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     pytest.main([*options, *paths], plugins=[recorder])
@@ -129,7 +129,7 @@ def _child(adapters: str, record: str, paths: list[str]) -> int:
 def _swap() -> None:
     import dspy
 
-    from dspy_toolkit.adapters import GuidedChatAdapter, GuidedJSONAdapter
+    from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
 
     ours = {dspy.ChatAdapter: GuidedChatAdapter, dspy.JSONAdapter: GuidedJSONAdapter}
     for name, module in list(sys.modules.items()):

@@ -7,9 +7,11 @@ from collections import Counter
 import dspy
 import pytest
 
+from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.metrics import ExactMatch
-from dspy_toolkit.optimize import find_optimizer, optimize, prepare
+from dspy_toolkit.optimize.optimizer import find_optimizer
+from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.testing.scripted import prompt_text
 from dspy_toolkit.types import TaskData, resolve

@@ -3,8 +3,8 @@
 import pytest
 
 from dspy_toolkit_lora.config import LoRAConfig
-from dspy_toolkit_lora.scenarios import Scenario
-from dspy_toolkit_lora.trial import TrialRunner
+from dspy_toolkit_lora.scenarios.scenario import Scenario
+from dspy_toolkit_lora.trial.run import TrialRunner
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from dspy_toolkit.blas import load_fast_blas
+from dspy_toolkit.hardware import load_fast_blas
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

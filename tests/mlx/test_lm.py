@@ -5,7 +5,7 @@ import asyncio
 import dspy
 import pytest
 
-from dspy_toolkit_mlx.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
 from dspy_toolkit_mlx.lm import MLXLM
 
 

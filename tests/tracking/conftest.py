@@ -11,13 +11,13 @@ from pathlib import Path
 import dspy
 import pytest
 
-from dspy_toolkit.optimize.evaluate import ErrorGroup, Evaluation, RowResult
-from dspy_toolkit.optimize.events import Event
-from dspy_toolkit.optimize.journal import Journal
+from dspy_toolkit.evaluation.evaluate import ErrorGroup, Evaluation, RowResult
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.optimize.scores import compare, estimate
-from dspy_toolkit.optimize.usage import Usage
+from dspy_toolkit.runs.events import Event
+from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.settings import DSPyConfig
+from dspy_toolkit.stats.intervals import compare, estimate
 from dspy_toolkit.tracking.sender import prepare_mlflow
 from dspy_toolkit.tracking.server import Server
 from dspy_toolkit.tracking.target import Target

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from dspy_toolkit.errors import TrackingError
-from dspy_toolkit.optimize.journal import Journal
+from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.tracking import start_tracking
 from dspy_toolkit.tracking.sender import Sender, is_behind, unsent
 from dspy_toolkit.tracking.state import TrackingState, read_state, write_state
@@ -285,7 +285,7 @@ def test_a_run_that_wrote_nothing_is_no_run(written, target):
 WRITER = """
 import sys, time
 from pathlib import Path
-from dspy_toolkit.optimize.journal import Journal
+from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.settings import DSPyConfig
 from dspy_toolkit.tracking import start_tracking
 root = Path(sys.argv[1])

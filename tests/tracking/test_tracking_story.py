@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspy_toolkit.optimize.journal import Entry, Journal, read_journal
-from dspy_toolkit.tracking.calls import Calls
-from dspy_toolkit.tracking.story import Story
-from dspy_toolkit.tracking.tables import row_tables
-from dspy_toolkit.tracking.update import Update
+from dspy_toolkit.runs.journal import Entry, Journal, read_journal
+from dspy_toolkit.tracking.story.calls import Calls
+from dspy_toolkit.tracking.story.story import Story
+from dspy_toolkit.tracking.story.tables import row_tables
+from dspy_toolkit.tracking.story.update import Update
 
 
 def told(folder, *, traces=200):

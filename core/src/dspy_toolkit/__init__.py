@@ -10,7 +10,7 @@ from dspy_toolkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from dspy_toolkit.errors import ToolkitError
-    from dspy_toolkit.framework import DSPyFramework
+    from dspy_toolkit.framework.framework import DSPyFramework
     from dspy_toolkit.plugins import PluginManager
     from dspy_toolkit.settings import DSPyConfig
 
@@ -20,7 +20,7 @@ __all__ = ["DSPyConfig", "DSPyFramework", "PluginManager", "ToolkitError", "__ve
 
 _LAZY = {
     "DSPyConfig": "dspy_toolkit.settings",
-    "DSPyFramework": "dspy_toolkit.framework",
+    "DSPyFramework": "dspy_toolkit.framework.framework",
     "PluginManager": "dspy_toolkit.plugins",
     "ToolkitError": "dspy_toolkit.errors",
 }

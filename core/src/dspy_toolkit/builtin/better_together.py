@@ -16,10 +16,10 @@ from dspy_toolkit.builtin.random_search import random_search
 from dspy_toolkit.builtin.search import Search, fresh, stripped
 from dspy_toolkit.builtin.simba import simba
 from dspy_toolkit.errors import UnknownNameError
-from dspy_toolkit.optimize.amount import Amount
-from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
-from dspy_toolkit.optimize.optimizers import check_parameters
+from dspy_toolkit.optimize.optimizer import check_parameters
+from dspy_toolkit.optimize.planning.amount import Amount
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work
 
 __all__ = ["better_together"]
 

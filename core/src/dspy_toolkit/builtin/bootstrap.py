@@ -7,10 +7,10 @@ import dspy
 from pydantic import Field
 
 from dspy_toolkit.builtin.search import demos_must_fit, fresh, labelled
-from dspy_toolkit.optimize.amount import Amount
-from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstrapped
+from dspy_toolkit.lm.context_window import limit_demos
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
+from dspy_toolkit.optimize.planning.amount import Amount
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapped
 
 __all__ = ["Bootstrapping", "Count", "Positive", "Threshold", "bootstrap", "shown_at_once"]
 

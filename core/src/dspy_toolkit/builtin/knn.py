@@ -9,9 +9,9 @@ import dspy
 from dspy_toolkit.builtin.bootstrap import Bootstrapping, Positive, Threshold
 from dspy_toolkit.builtin.search import NO_LIMIT, check_labelled, demos_must_fit, fresh, labelled
 from dspy_toolkit.errors import OptimizationError
-from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Rate, Work, bootstrapped
+from dspy_toolkit.lm.context_window import limit_demos
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Rate, Work, bootstrapped
 from dspy_toolkit.programs.nearest import Entry, Nearest, text_of
 
 __all__ = ["knn", "shown_as_they_are"]

@@ -6,9 +6,9 @@ import dspy
 
 from dspy_toolkit.builtin.bootstrap import Positive
 from dspy_toolkit.builtin.search import check_labelled, demos_must_fit, fresh
-from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.forecast import Final, Forecast, Known
+from dspy_toolkit.lm.context_window import limit_demos
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known
 
 __all__ = ["labeled"]
 

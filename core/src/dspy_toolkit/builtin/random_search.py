@@ -11,11 +11,11 @@ from pydantic import Field
 from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_once
 from dspy_toolkit.builtin.knn import shown_as_they_are
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, demos_must_fit, fresh, labelled, stripped
-from dspy_toolkit.optimize.amount import NOTHING, Amount
-from dspy_toolkit.optimize.chance import expected_best
-from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work, bootstrapped, distinct, until_score
+from dspy_toolkit.lm.context_window import limit_demos
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
+from dspy_toolkit.optimize.planning.amount import NOTHING, Amount
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapped, distinct, until_score
+from dspy_toolkit.stats.shrinkage import expected_best
 
 __all__ = ["random_search"]
 

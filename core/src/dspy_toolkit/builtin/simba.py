@@ -13,10 +13,10 @@ from pydantic import Field
 from dspy_toolkit.builtin.bootstrap import Count, Positive
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, most_written, second_lm, stripped
 from dspy_toolkit.errors import MetricError
-from dspy_toolkit.optimize.amount import Amount
-from dspy_toolkit.optimize.context import limit_demos
-from dspy_toolkit.optimize.forecast import Final, Forecast, Known, Work
+from dspy_toolkit.lm.context_window import limit_demos
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
+from dspy_toolkit.optimize.planning.amount import Amount
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work
 
 __all__ = ["simba"]
 

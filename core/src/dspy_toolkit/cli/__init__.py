@@ -38,7 +38,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the console script."""
-    from dspy_toolkit.cli import (
+    from dspy_toolkit.cli.verbs import (
         compare,
         config,
         demo,

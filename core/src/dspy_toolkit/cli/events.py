@@ -11,7 +11,7 @@ from dspy_toolkit.cli.output import Output
 from dspy_toolkit.errors import OptimizationError
 
 if TYPE_CHECKING:
-    from dspy_toolkit.optimize import Event
+    from dspy_toolkit.runs.events import Event
 
 __all__ = ["EventLines"]
 

@@ -7,7 +7,8 @@ from dspy_toolkit.cli.output import styled
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dspy_toolkit.optimize import Amount, Plan, PlanRow
+    from dspy_toolkit.optimize.planning.amount import Amount
+    from dspy_toolkit.optimize.planning.plan import Plan, PlanRow
 
 __all__ = ["plan_lines"]
 

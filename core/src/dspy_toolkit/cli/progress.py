@@ -16,7 +16,7 @@ from rich.progress import (
 from dspy_toolkit.cli.output import Output
 
 if TYPE_CHECKING:
-    from dspy_toolkit.optimize import Event
+    from dspy_toolkit.runs.events import Event
 
 __all__ = ["RunProgress"]
 

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
-    from dspy_toolkit.optimize import Limits
+    from dspy_toolkit.lm.limits import Limits
 
 __all__ = [
     "EventsFile",
@@ -60,7 +60,7 @@ class Resumable(TyperCommand):
 
 def limits_of(calls: int | None, tokens: int | None, minutes: float | None, cost: float | None) -> "Limits | None":
     """The budget that these options make."""
-    from dspy_toolkit.optimize import Limits
+    from dspy_toolkit.lm.limits import Limits
 
     seconds = None if minutes is None else 60 * minutes
     limits = Limits(calls=calls, tokens=tokens, seconds=seconds, cost=cost)

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import dspy
 
-from dspy_toolkit.evaluation.noise import Noise, combined, total_usage
+from dspy_toolkit.evaluation.confusion import Confusion
+from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult
+from dspy_toolkit.evaluation.repeats import Noise, combined, total_usage
 from dspy_toolkit.evaluation.rows import EvaluationRows, labelled, labels
-from dspy_toolkit.evaluation.target import Target
-from dspy_toolkit.metrics.confusion import Confusion
+from dspy_toolkit.framework.targets import Target
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics.labels import label_key
-from dspy_toolkit.optimize.evaluate import Evaluation, RowResult
-from dspy_toolkit.optimize.usage import Usage
 
 __all__ = ["ProgramEvaluation", "completion_of"]
 

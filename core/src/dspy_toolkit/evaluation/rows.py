@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import dspy
 
+from dspy_toolkit.data.dataset import read_dataset
+from dspy_toolkit.data.splits import AnyData, draw, input_fields, leak_key, prepare, signatures_of, to_examples
 from dspy_toolkit.errors import DataError
-from dspy_toolkit.evaluation.target import Target
-from dspy_toolkit.optimize.data import AnyData, draw, input_fields, leak_key, prepare, signatures_of, to_examples
-from dspy_toolkit.optimize.sources import read_dataset
-from dspy_toolkit.programs import Nearest
+from dspy_toolkit.framework.targets import Target
+from dspy_toolkit.programs.nearest import Nearest
 from dspy_toolkit.types import TaskData
 
 __all__ = ["EvaluationRows", "SetName", "check_not_shown", "rows_of"]

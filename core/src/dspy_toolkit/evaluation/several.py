@@ -8,15 +8,15 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted
+from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult, evaluate, group_errors
+from dspy_toolkit.lm.usage import StopRequested
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.metrics.set_metric import SetMetric
-from dspy_toolkit.optimize.evaluate import Evaluation, RowResult, evaluate, group_errors
-from dspy_toolkit.optimize.events import Event, EventSink
-from dspy_toolkit.optimize.journal import Journal
-from dspy_toolkit.optimize.scores import estimate
-from dspy_toolkit.optimize.set_scores import estimate_set, observations
-from dspy_toolkit.optimize.usage import StopRequested
+from dspy_toolkit.runs.events import Event, EventSink
+from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.stats.intervals import estimate
+from dspy_toolkit.stats.set_intervals import estimate_set, observations
 
 __all__ = ["evaluate_several", "unique_names"]
 

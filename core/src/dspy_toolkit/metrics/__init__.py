@@ -1,7 +1,7 @@
 """Metrics: fields compared with fields, a score from 0 to 1, and a sentence of feedback."""
 
+from dspy_toolkit.evaluation.confusion import Confusion
 from dspy_toolkit.metrics.combine import lexicographic, product, threshold, weighted
-from dspy_toolkit.metrics.confusion import Confusion
 from dspy_toolkit.metrics.cost import CallCost, Latency, TokenCost, cost_of
 from dspy_toolkit.metrics.fields import Accuracy, ExactMatch, FieldMetric, TokenF1
 from dspy_toolkit.metrics.judge import LLMJudge

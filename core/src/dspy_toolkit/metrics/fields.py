@@ -175,7 +175,7 @@ def same(expected: Any, got: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    from dspy_toolkit.optimize.data import plain
+    from dspy_toolkit.data.splits import plain
 
     try:
         return plain(value)

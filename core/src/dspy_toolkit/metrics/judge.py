@@ -101,7 +101,7 @@ def _connect(model: str) -> dspy.LM:
 
 
 def _json(values: Any) -> str:
-    from dspy_toolkit.optimize.data import plain
+    from dspy_toolkit.data.splits import plain
 
     data = {}
     for name, value in values.items():

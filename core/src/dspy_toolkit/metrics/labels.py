@@ -200,7 +200,7 @@ def _quotient(dividend: float, divisor: float) -> float:
 
 def label_key(value: Any) -> Hashable:
     """Text as it is but for blanks around it; anything else as a pair, so that True is not 1 and 1 is not "1"."""
-    from dspy_toolkit.optimize.data import plain
+    from dspy_toolkit.data.splits import plain
 
     data = plain(value)
     if isinstance(data, str):

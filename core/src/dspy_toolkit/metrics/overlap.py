@@ -67,7 +67,7 @@ def _items(value: Any) -> dict[str, Any]:
 
 
 def _key(item: Any) -> str:
-    from dspy_toolkit.optimize.data import plain
+    from dspy_toolkit.data.splits import plain
 
     if isinstance(item, str):
         return f"'{normalized(item) or item.strip()}"

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from dspy_toolkit.errors import OptimizationError
-from dspy_toolkit.optimize.limits import BudgetSpent, Limits
-from dspy_toolkit.optimize.prices import price_of
+from dspy_toolkit.lm.limits import BudgetSpent, Limits
+from dspy_toolkit.lm.prices import price_of
 
 if TYPE_CHECKING:
-    from dspy_toolkit.optimize.data import Splits
-    from dspy_toolkit.optimize.usage import Call
+    from dspy_toolkit.data.splits import Splits
+    from dspy_toolkit.lm.usage import Call
 
 __all__ = ["Budget", "calls_for_search", "calls_per_row", "prompt_bytes", "prompts"]
 
@@ -191,7 +191,7 @@ def prompts(
     program: dspy.Module, row: dspy.Example, adapter: dspy.Adapter | None
 ) -> Iterable[Sequence[Mapping[str, Any]]]:
     """What each predictor sends for a row; what only another predictor makes appears as its name."""
-    from dspy_toolkit.store import composite, prompt  # which import results, and they are made here
+    from dspy_toolkit.programs import composite, prompt  # which import results, and they are made here
 
     inputs = dict(row.inputs().items())
     return prompt.messages(composite.plain_of(program, inputs), inputs, adapter).values()

@@ -10,7 +10,7 @@ import dspy
 from dspy_toolkit.metrics.metric import Metric
 
 if TYPE_CHECKING:
-    from dspy_toolkit.optimize.forecast import Forecast
+    from dspy_toolkit.optimize.planning.forecast import Forecast
 
 __all__ = ["OptimizerJob", "planned", "preflight"]
 

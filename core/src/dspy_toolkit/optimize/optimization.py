@@ -11,26 +11,26 @@ from typing import Any
 
 import dspy
 
+from dspy_toolkit.data.splits import Splits, digest
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, ToolkitError
+from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult, evaluate_metered, group_errors
+from dspy_toolkit.evaluation.failures import Failures
+from dspy_toolkit.lm.context_window import ContextWindow
+from dspy_toolkit.lm.limits import BudgetSpent
+from dspy_toolkit.lm.quiet import quiet
+from dspy_toolkit.lm.usage import Call, DeadLM, Ended, Meter, StopRequested, Usage, interrupting
 from dspy_toolkit.metrics.metric import Metric
-from dspy_toolkit.optimize.before import Before
 from dspy_toolkit.optimize.budget import Budget, prompt_bytes, prompts
-from dspy_toolkit.optimize.context import ContextWindow
-from dspy_toolkit.optimize.data import Splits, digest
-from dspy_toolkit.optimize.evaluate import Evaluation, RowResult, evaluate_metered, group_errors
-from dspy_toolkit.optimize.events import Emitter, Event, EventSink, Stage
-from dspy_toolkit.optimize.failures import Failures
-from dspy_toolkit.optimize.identity import about, identity, state_of
 from dspy_toolkit.optimize.job import OptimizerJob
-from dspy_toolkit.optimize.limits import BudgetSpent
-from dspy_toolkit.optimize.plan import Plan, plan
-from dspy_toolkit.optimize.quiet import quiet
-from dspy_toolkit.optimize.record import Recorder
+from dspy_toolkit.optimize.planning.plan import Plan, plan
 from dspy_toolkit.optimize.result import OptimizationResult, ResultStatus
-from dspy_toolkit.optimize.scored import RecordedMetric, Scores
-from dspy_toolkit.optimize.scores import Comparison
-from dspy_toolkit.optimize.set_scores import compare_evaluations
-from dspy_toolkit.optimize.usage import Call, DeadLM, Ended, Meter, StopRequested, Usage, interrupting
+from dspy_toolkit.runs.events import Emitter, Event, EventSink, Stage
+from dspy_toolkit.runs.history import Before
+from dspy_toolkit.runs.identity import about, identity, state_of
+from dspy_toolkit.runs.recorded_metric import RecordedMetric, Scores
+from dspy_toolkit.runs.recorder import Recorder
+from dspy_toolkit.stats.intervals import Comparison
+from dspy_toolkit.stats.set_intervals import compare_evaluations
 
 __all__ = ["Optimization", "Saved"]
 

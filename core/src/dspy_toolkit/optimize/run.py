@@ -6,20 +6,20 @@ from typing import Any
 
 import dspy
 
+from dspy_toolkit.data.splits import Splits
+from dspy_toolkit.evaluation.failures import Failures
+from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.metrics.metric import Metric
-from dspy_toolkit.optimize.before import Before
 from dspy_toolkit.optimize.budget import Budget
-from dspy_toolkit.optimize.data import Splits
-from dspy_toolkit.optimize.events import EventSink
-from dspy_toolkit.optimize.failures import Failures
-from dspy_toolkit.optimize.journal import Journal
-from dspy_toolkit.optimize.limits import Limits
 from dspy_toolkit.optimize.optimization import Optimization, Saved
-from dspy_toolkit.optimize.optimizers import check_parameters
-from dspy_toolkit.optimize.plan import Plan
-from dspy_toolkit.optimize.record import Recorder
+from dspy_toolkit.optimize.optimizer import check_parameters
+from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.optimize.scored import RecordedMetric, Scores
+from dspy_toolkit.runs.events import EventSink
+from dspy_toolkit.runs.history import Before
+from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.runs.recorded_metric import RecordedMetric, Scores
+from dspy_toolkit.runs.recorder import Recorder
 
 __all__ = ["Saved", "optimize"]
 

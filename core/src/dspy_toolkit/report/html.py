@@ -19,8 +19,9 @@ from dspy_toolkit.evaluation.program_evaluation import completion_of
 from dspy_toolkit.report.plots import check_plots, comparison_plots, evaluation_plots, plotly_js
 
 if TYPE_CHECKING:
-    from dspy_toolkit.evaluation import ProgramComparison, ProgramEvaluation
-    from dspy_toolkit.optimize import RowResult
+    from dspy_toolkit.evaluation.comparison import ProgramComparison
+    from dspy_toolkit.evaluation.evaluate import RowResult
+    from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 
 __all__ = ["comparison_html", "evaluation_html"]
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.errors import DataError
 
 if TYPE_CHECKING:
-    from dspy_toolkit.evaluation import ProgramComparison, ProgramEvaluation
+    from dspy_toolkit.evaluation.comparison import ProgramComparison
+    from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
     from dspy_toolkit.metrics import Confusion
 
 __all__ = ["check_plots", "comparison_plots", "evaluation_plots", "plotly_js"]

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from dspy_toolkit.data.splits import plain
 from dspy_toolkit.errors import BundleError
-from dspy_toolkit.optimize.data import plain
-from dspy_toolkit.optimize.identity import packages
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.optimize.scores import Comparison, ScoreEstimate
+from dspy_toolkit.runs.identity import packages
+from dspy_toolkit.stats.intervals import Comparison, ScoreEstimate
 from dspy_toolkit.store.shape import Shape
 
 __all__ = ["FORMAT", "Manifest"]

@@ -1,6 +1,6 @@
 """A bundle's README.md: what it is, how good it is, how to use it."""
 
-from dspy_toolkit.optimize.scores import ScoreEstimate
+from dspy_toolkit.stats.intervals import ScoreEstimate
 from dspy_toolkit.store.manifest import Manifest
 
 __all__ = ["readme"]

@@ -65,7 +65,7 @@ def lm_cache(tmp_path: Path) -> Iterator[Path]:
     """An empty DSPy cache of this test's own, as a run would have it; DSPy's own cache is back afterwards."""
     import dspy
 
-    from dspy_toolkit.optimize.cache import configure_cache
+    from dspy_toolkit.lm.cache import configure_cache
 
     before = dspy.__dict__.get("cache")  # looking it up as dspy.cache would make one in the home directory
     configure_cache(tmp_path / "lm-cache")

@@ -15,10 +15,10 @@ from typing import Any
 
 import dspy
 
+from dspy_toolkit.data.splits import Splits, prepare
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.metrics.metric import Metric
-from dspy_toolkit.optimize.data import Splits, prepare
-from dspy_toolkit.optimize.optimizers import check_parameters, find_optimizer
+from dspy_toolkit.optimize.optimizer import check_parameters, find_optimizer
 from dspy_toolkit.plugins import Found, PluginManager
 from dspy_toolkit.types import (
     Check,

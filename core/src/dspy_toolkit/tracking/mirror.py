@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
+from dspy_toolkit.tracking.story.traces import send_traces
+from dspy_toolkit.tracking.story.update import Candidate, Update
 from dspy_toolkit.tracking.target import Target, sqlite_file
-from dspy_toolkit.tracking.traces import send_traces
-from dspy_toolkit.tracking.update import Candidate, Update
 
 __all__ = ["Mirror"]
 

@@ -16,7 +16,7 @@ from dspy_toolkit.tracking.state import TrackingState, read_state, write_state
 from dspy_toolkit.tracking.target import INSTALL, Target, installed
 
 if TYPE_CHECKING:
-    from dspy_toolkit.optimize.events import EventSink
+    from dspy_toolkit.runs.events import EventSink
     from dspy_toolkit.settings import DSPyConfig
 
 __all__ = ["Tracking", "start_tracking", "tracked"]
@@ -75,7 +75,7 @@ def tracked(folder: Path, config: "DSPyConfig", on_event: "EventSink | None" = N
     finally:
         note = tracking.note if tracking is not None else ""
         if note and on_event is not None:
-            from dspy_toolkit.optimize.events import Event
+            from dspy_toolkit.runs.events import Event
 
             on_event(Event(kind="note", stage="search", message=note))
         elif note:

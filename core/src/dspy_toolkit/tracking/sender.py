@@ -10,13 +10,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dspy_toolkit.errors import OptimizationError, TrackingError
-from dspy_toolkit.optimize.journal import read_journal
-from dspy_toolkit.optimize.runs import is_written
+from dspy_toolkit.runs.journal import read_journal
+from dspy_toolkit.runs.runs import is_written
 from dspy_toolkit.tracking.mirror import Mirror
 from dspy_toolkit.tracking.state import TrackingState, read_state, write_state
-from dspy_toolkit.tracking.story import Story
+from dspy_toolkit.tracking.story.story import Story
+from dspy_toolkit.tracking.story.update import Update
 from dspy_toolkit.tracking.target import Target
-from dspy_toolkit.tracking.update import Update
 
 __all__ = ["Sender", "is_behind", "prepare_mlflow", "unsent"]
 

@@ -26,12 +26,12 @@ def toolkit_metrics() -> Iterable[MetricEntry]:
     yield MetricEntry(
         name="training",
         summary="Trains a small model by the proposal and compares its loss with a reference run's.",
-        metric="dspy_toolkit_lora.metric:training",
+        metric="dspy_toolkit_lora.metric.training:training",
     )
     yield MetricEntry(
         name="feasibility",
         summary="Is it valid, does it fit the memory and the time. Trains nothing.",
-        metric="dspy_toolkit_lora.metric:feasibility",
+        metric="dspy_toolkit_lora.metric.training:feasibility",
     )
 
 

@@ -7,9 +7,9 @@ import dspy
 
 from dspy_toolkit.types import TaskData
 from dspy_toolkit_lora.config import LoRAConfig, TrainingPlan
-from dspy_toolkit_lora.scenarios import Scenario, splits
+from dspy_toolkit_lora.scenarios.scenario import Scenario, splits
 from dspy_toolkit_lora.signatures import LoRAOptimizationSignature
-from dspy_toolkit_lora.writers import mlx_lm_yaml, peft_adapter_config
+from dspy_toolkit_lora.writers.files import mlx_lm_yaml, peft_adapter_config
 
 __all__ = ["data", "files", "program"]
 

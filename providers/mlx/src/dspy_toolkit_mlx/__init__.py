@@ -1,6 +1,6 @@
 """Run DSPy programs in process on MLX."""
 
-from dspy_toolkit.blas import load_fast_blas
+from dspy_toolkit.hardware import load_fast_blas
 
 __version__ = "0.1.0"
 

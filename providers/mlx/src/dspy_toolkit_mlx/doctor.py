@@ -9,10 +9,10 @@ from pathlib import Path
 
 from importlib_metadata import PackageNotFoundError, version
 
-from dspy_toolkit.blas import load_fast_blas
+from dspy_toolkit.hardware import load_fast_blas
 from dspy_toolkit.types import Check
-from dspy_toolkit_mlx.memory import available_memory
-from dspy_toolkit_mlx.models import ALIASES
+from dspy_toolkit_mlx.models.memory import available_memory
+from dspy_toolkit_mlx.models.resolve import ALIASES
 
 __all__ = ["doctor"]
 

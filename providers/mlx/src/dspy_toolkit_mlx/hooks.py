@@ -11,7 +11,7 @@ def toolkit_providers() -> list[ProviderEntry]:
             name="mlx",
             summary="Models that run in this process, on MLX: an alias, a directory, a GGUF file or a hub id.",
             connect="dspy_toolkit_mlx.provider:connect",
-            models="dspy_toolkit_mlx.models:local_models",
+            models="dspy_toolkit_mlx.models.resolve:local_models",
             doctor="dspy_toolkit_mlx.doctor:doctor",
         )
     ]

@@ -42,11 +42,11 @@ from litellm.types.utils import (  # noqa: TID253
 )
 
 from dspy_toolkit.errors import ToolkitError
-from dspy_toolkit_mlx.answer import response
-from dspy_toolkit_mlx.engine import AsyncMLXEngine, MLXEngine
-from dspy_toolkit_mlx.models import ALIASES, PREFIX, local_models
+from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.models.resolve import ALIASES, PREFIX, local_models
+from dspy_toolkit_mlx.prompting.answer import response
+from dspy_toolkit_mlx.prompting.prepare import METADATA
 from dspy_toolkit_mlx.provider import engine_for
-from dspy_toolkit_mlx.request import METADATA
 
 __all__ = ["MLXLLMProvider", "register"]
 

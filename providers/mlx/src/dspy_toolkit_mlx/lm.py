@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit_mlx.ticket import burst
+from dspy_toolkit_mlx.engine.ticket import burst
 
 __all__ = ["MLXLM"]
 

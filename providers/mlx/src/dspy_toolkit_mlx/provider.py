@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from dspy_toolkit.errors import ModelError, closest_first
-from dspy_toolkit_mlx.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
 from dspy_toolkit_mlx.lm import MLXLM
-from dspy_toolkit_mlx.models import ResolvedModel, load, resolve_model
+from dspy_toolkit_mlx.models.resolve import ResolvedModel, load, resolve_model
 
 __all__ = ["close", "connect", "engine_for"]
 

@@ -1,0 +1,124 @@
+"""`dspy-toolkit evaluate`: how good a program is, on which rows it fails, and what it costs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.measuring import (
+    Data,
+    Html,
+    MaxErrors,
+    Metrics,
+    Model,
+    Repeats,
+    Rows,
+    Save,
+    Seed,
+    SetOption,
+    Threads,
+    confusions,
+    cost,
+    errors,
+    failure,
+    headline,
+    lowest,
+    partial_kept,
+    save_jsonl,
+    save_text,
+    scores,
+)
+from dspy_toolkit.cli.output import Output
+from dspy_toolkit.cli.values import own_code
+
+if TYPE_CHECKING:
+    from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
+
+__all__ = ["add_to", "show_evaluation"]
+
+NAMES = (
+    "Task, task@version, a bundle's folder, a signature's name, 'question -> answer', or package.module:attribute. "
+    "@plain is the program before optimization."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    @app.command()
+    def evaluate(
+        name: Annotated[str, typer.Argument(help=NAMES)],
+        data: Data = None,
+        set_: SetOption = None,
+        rows: Rows = None,
+        metric: Metrics = None,
+        model: Model = None,
+        plain: Annotated[bool, typer.Option("--plain", help="The program as it was before optimization.")] = False,
+        repeats: Repeats = 1,
+        threads: Threads = None,
+        seed: Seed = None,
+        max_errors: MaxErrors = None,
+        worst: Annotated[int, typer.Option(min=0, metavar="N", help="Show so many of the lowest scores.")] = 5,
+        html: Html = None,
+        save: Save = None,
+        as_json: Json = False,
+    ) -> None:
+        """Measure a program on rows: score with interval, errors, cost, confusion, the worst rows.
+
+        A task is measured on its test set. Ctrl-C shows what was finished, with exit code 1.
+        """
+        with edge(as_json) as output:
+            if html is not None:
+                from dspy_toolkit.report import check_plots
+
+                check_plots()  # before the work is done, not after
+            own_code(name, *(metric or ()))
+            from dspy_toolkit.cli.progress import RunProgress
+            from dspy_toolkit.framework.framework import DSPyFramework
+            from dspy_toolkit.settings import DSPyConfig
+
+            framework = DSPyFramework(DSPyConfig(num_threads=threads) if threads else DSPyConfig())
+
+            def show(measured: "ProgramEvaluation", error: Exception | None = None) -> None:
+                show_evaluation(output, measured, worst, error)
+                _write(output, measured, save, html)
+
+            with partial_kept(show):
+                with RunProgress(output) as progress:
+                    measured = framework.evaluate(
+                        f"{name}@plain" if plain else name, data, metric, set=set_, rows=rows, model=model,
+                        repeats=repeats, seed=seed, max_errors=max_errors, on_event=progress,
+                    )  # fmt: skip
+                show(measured)
+
+
+def _write(output: Output, measured: "ProgramEvaluation", save: Path | None, html: Path | None) -> None:
+    save_jsonl(output, save, measured.records())
+    if html is not None:
+        from dspy_toolkit.report import evaluation_html
+
+        save_text(output, html, evaluation_html(measured))
+
+
+def show_evaluation(output: Output, measured: "ProgramEvaluation", worst: int, error: Exception | None) -> None:
+    """Everything an evaluation has to say, as tables or as JSON."""
+    output.document(document(measured, worst, error))
+    for note in measured.rows.notes:
+        output.note(note)
+    headline(output, measured)
+    scores(output, measured)
+    output.print(cost(measured.usage, measured.seconds))
+    errors(output, measured)
+    confusions(output, measured.confusions)
+    lowest(output, measured, worst)
+
+
+def document(measured: "ProgramEvaluation", worst: int, error: Exception | None) -> dict[str, Any]:
+    """The JSON of an evaluation; `error` where it was stopped."""
+    rows = [{**result.to_dict(), "labels": _labels(measured, result.row)} for result in measured.lowest(worst)]
+    return {**measured.to_dict(), "lowest": rows, **failure(error)}
+
+
+def _labels(measured: "ProgramEvaluation", row: int) -> Any:
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(dict(measured.labels(row)), inf_nan_mode="strings", fallback=repr)

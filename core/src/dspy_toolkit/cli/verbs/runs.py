@@ -1,0 +1,197 @@
+"""`dspy-toolkit runs`: what was run, how it went, and how to go on."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.output import Output, styled
+
+if TYPE_CHECKING:
+    from dspy_toolkit.runs.runs import Run
+
+__all__ = ["add_to"]
+
+Id = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, as `dspy-toolkit runs` lists it.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(invoke_without_command=True, help="Recorded optimizations and evaluations: list, show, delete.")
+    app.add_typer(group, name="runs")
+
+    @group.callback()
+    def runs(context: typer.Context, as_json: Json = False) -> None:
+        if context.invoked_subcommand is None:
+            with edge(as_json) as output:
+                _list(output)
+
+    @group.command()
+    def show(run: Id, as_json: Json = False) -> None:
+        """What a run was asked to do, how it went, what it found, what failed, and how to go on."""
+        with edge(as_json) as output:
+            _show(output, run)
+
+    @group.command()
+    def delete(run: Id, as_json: Json = False) -> None:
+        """Delete the record of a run. A program it stored stays."""
+        with edge(as_json) as output:
+            _runs().delete(run)
+            output.document({"deleted": run})
+            output.print(f"{run} is deleted.")
+
+
+def _runs() -> Any:
+    from dspy_toolkit.runs.runs import Runs
+    from dspy_toolkit.settings import DSPyConfig
+
+    return Runs(DSPyConfig().runs)
+
+
+def _list(output: Output) -> None:
+    from rich.table import Table
+
+    found = _runs()
+    rows = [_line(run) for run in found.all()]
+    output.document({"folder": str(found.root), "runs": rows})
+    if not rows:
+        output.print("No run is recorded yet. Make one with: dspy-toolkit optimize PROJECT/TASK")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("run", "task", "optimizer", "status", "before", "after", "calls", "begun (UTC)"):
+        right = column in ("before", "after", "calls")
+        # A narrow terminal folds what is no name to copy and no number.
+        table.add_column(column, overflow="fold", justify="right" if right else "left", no_wrap=column != "task")
+    for row in rows:
+        before, after = _number(row["baseline"]), _number(row["optimized"] if row["score"] is None else row["score"])
+        calls = "" if row["lm_calls"] is None else str(row["lm_calls"])
+        begun = row["started"][:16].replace("T", " ")
+        table.add_row(
+            row["run"], row["task"], row["optimizer"] or f"({row['kind']})", row["status"], before, after, calls, begun
+        )
+    output.print(table)
+
+
+def _line(run: "Run") -> dict[str, Any]:
+    result: Mapping[str, Any] = run.result or {}
+    return {
+        "run": run.id,
+        "task": run.task,
+        "kind": run.kind,
+        "optimizer": run.identity.get("optimizer"),
+        "model": run.identity["model"],
+        "status": run.status,
+        "baseline": (result.get("baseline") or {}).get("score"),
+        "optimized": (result.get("optimized") or {}).get("score"),
+        "score": result.get("score"),
+        "promoted": result.get("promoted"),
+        "lm_calls": result.get("lm_calls"),
+        "version": run.version,
+        "started": run.started.isoformat(timespec="seconds"),
+        "resume": _command(run),
+    }
+
+
+def _command(run: "Run") -> str | None:
+    from dspy_toolkit.framework.resume import command
+
+    return command(run) if run.resumable else None
+
+
+def _show(output: Output, id: str) -> None:
+    from dspy_toolkit.runs.journal import read_journal
+
+    run = _runs().get(id)
+    events = [entry.data for entry in read_journal(run.folder, "event")]
+    candidates = {entry.data["number"]: entry.data for entry in read_journal(run.folder, "candidate")}
+    document = {
+        **_line(run),
+        "asked": dict(run.identity),
+        "about": dict(run.about),
+        "sessions": sum(1 for _ in read_journal(run.folder, "run")),
+        "stages": _stages(events),
+        "notes": list(dict.fromkeys(event["message"] for event in events if event["kind"] == "note")),
+        "candidates": [
+            {name: candidates[number][name] for name in ("number", "score", "message")} for number in sorted(candidates)
+        ],
+        "errors": (run.result or {}).get("errors", []),
+        "result": run.result,
+    }
+    output.document(document)
+    output.print(*_told(document))
+
+
+def _stages(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each stage as it went the last time: how far it came, its score, how long it took."""
+    stages: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event["kind"] == "stage_started":
+            stages[event["stage"]] = {"stage": event["stage"], "begun": event["seconds"], "finished": False}
+        stage = stages.get(event["stage"])
+        if stage is None or event["kind"] == "note":
+            continue
+        score = event["best"] if event["stage"] == "search" else event["score"]
+        stage |= {"done": event["done"], "total": event["total"], "score": score, "lm_calls": event["lm_calls"]}
+        stage |= {"seconds": round(event["seconds"] - stage["begun"], 3)}
+        stage["finished"] |= event["kind"] == "stage_finished"
+    return [{name: value for name, value in stage.items() if name != "begun"} for stage in stages.values()]
+
+
+def _told(document: Mapping[str, Any]) -> list[Any]:
+    asked, begun = document["asked"], document["started"][:16].replace("T", " ")
+    sessions = "" if document["sessions"] == 1 else f", in {document['sessions']} sessions"
+    lines: list[Any] = [
+        styled("[bold]{}[/]  {}, begun {} UTC{}", document["run"], document["status"], begun, sessions),
+        f"task       {document['task']}, metric {asked['metric']}, seed {asked['seed']}, rows "
+        + ", ".join(f"{count} {name}" for name, count in asked["rows"].items()),
+        f"optimizer  {document['optimizer']} "
+        + ", ".join(f"{name}={value}" for name, value in asked["parameters"].items())
+        if document["kind"] == "optimize"
+        else f"measured   {asked['program']} on {asked['data']}",
+        f"model      {document['model']}",
+    ]
+    for stage in document["stages"]:
+        of = "" if stage.get("total") is None else f" of {stage['total']}"
+        score = "" if stage.get("score") is None else f", score {stage['score']:.1f}"
+        state = "" if stage["finished"] else ", not finished"
+        lines.append(f"{stage['stage']:<10} {stage.get('done', 0)}{of}{score}, {stage.get('seconds', 0):.1f} s{state}")
+    lines += [f"note       {note}" for note in document["notes"]]
+    if document["candidates"]:
+        lines += ["", _candidates(document["candidates"])]
+    if document["errors"]:
+        lines += ["", _errors(document["errors"])]
+    if document["version"]:
+        lines += ["", styled("The program is stored as [bold]{}[/].", document["version"])]
+    if document["resume"]:
+        lines += ["", styled("Go on with: [bold]{}[/]", document["resume"], whole=True)]
+    return lines
+
+
+def _candidates(candidates: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("candidate", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("what")
+    for candidate in candidates:
+        table.add_row(str(candidate["number"]), _number(candidate["score"]), candidate["message"])
+    return table
+
+
+def _errors(errors: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("errors in", "type", "count", "row", "first of them"):
+        table.add_column(column, overflow="fold", justify="right" if column == "count" else "left")
+    for error in errors:
+        row = "" if error["row"] is None else str(error["row"])
+        first = error["example"] + (f"\nThe answer was: {error['completion']}" if error.get("completion") else "")
+        table.add_row(error["stage"], error["type"], str(error["count"]), row, Text(first))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

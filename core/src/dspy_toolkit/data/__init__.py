@@ -1,0 +1,1 @@
+"""Rows from files, frames and lists, as checked and split examples."""

@@ -1,0 +1,119 @@
+"""Measuring a target on rows, as often as asked, keeping what was finished when it is stopped."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.evaluation.comparison import ProgramComparison
+from dspy_toolkit.evaluation.evaluate import Evaluation
+from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
+from dspy_toolkit.evaluation.repeats import rollout
+from dspy_toolkit.evaluation.rows import EvaluationRows
+from dspy_toolkit.evaluation.several import evaluate_several
+from dspy_toolkit.framework.evaluation_record import Measurement, Open, recording
+from dspy_toolkit.framework.targets import Target
+from dspy_toolkit.metrics.metric import Metric
+from dspy_toolkit.runs.events import Event, EventSink
+
+__all__ = ["Measuring"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How programs are measured: the same for both that are compared."""
+
+    metrics: Sequence[Metric]
+    adapter: dspy.Adapter
+    repeats: int
+    seed: int
+    num_threads: int
+    max_errors: int | None
+    on_event: EventSink | None
+    stop: threading.Event | None
+    open_journal: Open | None = None
+
+    def evaluate(self, target: Target, rows: EvaluationRows, lm: Any) -> ProgramEvaluation:
+        """Recorded, where there is an `open_journal`.
+
+        Raises as `evaluate_several` does, with a ProgramEvaluation of what was finished as `partial`, or None.
+        """
+        if self.repeats < 1:
+            raise OptimizationError(f"The number of repeats is {self.repeats}; expected at least 1.")
+        with recording(self.open_journal, self.on_event) as record:
+            record.begin(self, target, rows, lm)
+            found = self._evaluated(target, rows, lm, record)
+            record.end("finished", found)
+        return found
+
+    def _evaluated(self, target: Target, rows: EvaluationRows, lm: Any, record: Measurement) -> ProgramEvaluation:
+        done: list[Mapping[str, Evaluation]] = []
+
+        def found(partial: str = "") -> ProgramEvaluation:
+            return ProgramEvaluation.of(
+                target,
+                model=str(getattr(lm, "model", type(lm).__name__)),
+                rows=rows,
+                seed=self.seed,
+                repeats=done,
+                partial=partial,
+            )
+
+        while len(done) < self.repeats:
+            try:
+                done.append(self._once(target, rows, rollout(lm, len(done)), record))
+            except OptimizationError as error:
+                what = f"{len(done)} of {self.repeats} repeats"
+                if not done and isinstance(error.partial, Mapping):
+                    done.append(error.partial)
+                    count = len(next(iter(error.partial.values())).results)
+                    what = f"{count} of {len(rows.examples)} rows"
+                error.partial = found(what) if done else None
+                raise
+        return found()
+
+    def compare(
+        self,
+        targets: tuple[Target, Target],
+        rows: tuple[EvaluationRows, EvaluationRows],
+        connect: tuple[Callable[[], Any], Callable[[], Any]],
+    ) -> ProgramComparison:
+        """Both, one after the other. Raises as `evaluate` does; `partial` is a ProgramComparison of the rows both
+        finished if there are any, else the first's ProgramEvaluation.
+        """
+        first: ProgramEvaluation | None = None
+        try:
+            first = self._announced("A", targets[0], rows[0], connect[0]())
+            second = self._announced("B", targets[1], rows[1], connect[1]())
+        except OptimizationError as error:
+            if first is not None:
+                partial = error.partial
+                error.partial = (
+                    ProgramComparison.of(first, partial, targets, partial=partial.partial) if partial else first
+                )
+            raise
+        return ProgramComparison.of(first, second, targets)
+
+    def _once(self, target: Target, rows: EvaluationRows, lm: Any, record: Measurement) -> dict[str, Evaluation]:
+        return evaluate_several(
+            target.module,
+            rows.examples,
+            self.metrics,
+            lm=lm,
+            adapter=self.adapter,
+            num_threads=self.num_threads,
+            seed=self.seed,
+            max_errors=self.max_errors,
+            on_event=record.tell,
+            stop=self.stop,
+            journal=record.journal,
+        )
+
+    def _announced(self, side: str, target: Target, rows: EvaluationRows, lm: Any) -> ProgramEvaluation:
+        if self.on_event is not None:
+            model = getattr(lm, "model", type(lm).__name__)
+            self.on_event(Event(kind="note", stage="evaluate", message=f"{side}: {target.shown} with {model}"))
+        return self.evaluate(target, rows, lm)

@@ -1,0 +1,113 @@
+"""The record of a measurement: an evaluation is a run, with a journal, and in MLflow, as an optimization is."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+
+from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
+from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
+from dspy_toolkit.evaluation.rows import EvaluationRows
+from dspy_toolkit.framework.targets import Target
+from dspy_toolkit.runs.events import Event, EventSink
+from dspy_toolkit.runs.identity import about, lm_options
+from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.runs.recorder import Recorder
+from dspy_toolkit.signatures.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from dspy_toolkit.framework.evaluation import Measuring
+
+__all__ = ["Measurement", "recording"]
+
+Open = Callable[[EventSink | None], AbstractContextManager[Journal]]
+"""Opens the journal of a new run; what cannot be sent is told to the sink."""
+
+
+class Measurement:
+    """One measurement while it is made. `journal` is None where it cannot be recorded."""
+
+    def __init__(self, journal: Journal | None, then: EventSink | None):
+        self.journal = journal
+        self._record = Recorder(journal)
+        self._then = then
+
+    def begin(self, measuring: "Measuring", target: Target, rows: EvaluationRows, lm: Any) -> None:
+        names = [metric.name for metric in measuring.metrics]
+        identity = {
+            "kind": "evaluate",
+            "task": target.name,
+            "program": target.shown,
+            "metric": ", ".join(names),
+            "model": str(getattr(lm, "model", type(lm).__name__)),
+            "model_options": lm_options(lm),
+            "adapter": type(measuring.adapter).__name__,
+            "seed": measuring.seed,
+            "repeats": measuring.repeats,
+            "data": rows.shown,
+            "data_digest": _digest(rows),
+            "rows": {"evaluate": len(rows.examples)},
+            "fingerprint": fingerprint(target.plain()),
+        }
+        self._record.begin(identity, about({}))
+
+    def tell(self, event: Event) -> None:
+        """What people are told, which is recorded too."""
+        self._record.event(event)
+        if self._then is not None:
+            self._then(event)
+
+    def end(self, status: str, found: ProgramEvaluation | None) -> None:
+        """The result, or what there is of it."""
+        self._record.end(status, {} if found is None else _result(found), version=None, bundle=None)
+
+
+@contextmanager
+def recording(open_journal: Open | None, on_event: EventSink | None) -> Iterator[Measurement]:
+    """A measurement, whose end is recorded as failed or interrupted when it raises.
+
+    Where no record can be written (a read-only folder) a note says so, and it is made all the same.
+    """
+    if open_journal is None:
+        yield Measurement(None, on_event)
+        return
+    with ExitStack() as opened:
+        try:
+            journal = opened.enter_context(open_journal(on_event))
+        except OptimizationError as error:
+            journal = None
+            if on_event is not None:
+                on_event(Event(kind="note", stage="evaluate", message=f"Not recorded: {error}"))
+        measurement = Measurement(journal, on_event)
+        try:
+            yield measurement
+        except BaseException as error:  # Ctrl-C too; how it ended is recorded before it goes on
+            stopped = isinstance(error, OptimizationInterrupted | KeyboardInterrupt)
+            partial = getattr(error, "partial", None)
+            measurement.end(
+                "interrupted" if stopped else "failed", partial if isinstance(partial, ProgramEvaluation) else None
+            )
+            raise
+
+
+def _digest(rows: EvaluationRows) -> str:
+    """Equal for equal rows in any order. A value that JSON cannot hold counts by its type: no reason not to measure."""
+    texts = sorted(to_json(dict(row.items()), fallback=lambda value: str(type(value))) for row in rows.examples)
+    return hashlib.sha256(b"\n".join(texts)).hexdigest()
+
+
+def _result(found: ProgramEvaluation) -> dict[str, Any]:
+    whole = found.evaluation.to_dict()
+    several = {name: each.score.score for name, each in found.metrics.items()} if len(found.metrics) > 1 else {}
+    return {
+        **{name: value for name, value in whole.items() if name != "rows"},
+        "errors": [{"stage": "evaluate", **group} for group in whole["errors"]],
+        "parts": {**whole.get("parts", {}), **several},
+        "usage": vars(found.usage),
+        "lm_calls": found.usage.lm_calls,
+        "seconds": found.seconds,
+        "partial": found.partial,
+        "noise": {name: each.to_dict() for name, each in found.noise.items()},
+    }

@@ -1,0 +1,143 @@
+"""An optimization of a module, from what a framework was asked to a recorded run.
+
+request ──▶ settings where it is silent ──▶ rows, metric, LM and optimizer found ──▶ a plan, or a run
+"""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from dspy_toolkit.data.dataset import read_dataset
+from dspy_toolkit.data.splits import Splits, prepare
+from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.framework.request import OptimizationRequest
+from dspy_toolkit.metrics import Metric
+from dspy_toolkit.optimize.budget import calls_for_search
+from dspy_toolkit.optimize.optimizer import check_parameters, find_optimizer
+from dspy_toolkit.optimize.planning.plan import Plan, plan
+from dspy_toolkit.optimize.result import OptimizationResult
+from dspy_toolkit.optimize.run import Saved, optimize
+from dspy_toolkit.optimize.selection import OptimizerType, Situation, choose
+from dspy_toolkit.runs.events import EventSink
+from dspy_toolkit.runs.identity import differences, identity
+from dspy_toolkit.runs.runs import identity_key
+from dspy_toolkit.types import resolve
+
+if TYPE_CHECKING:
+    from dspy_toolkit.framework.framework import DSPyFramework
+
+__all__ = ["ModuleOptimization"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleOptimization:
+    """An optimization in which nothing is left to decide: what was named is found, and `auto` has chosen.
+
+    `request` is what was asked for, with the settings where it was silent; `task` names the run.
+    """
+
+    framework: "DSPyFramework"
+    request: OptimizationRequest
+    task: str
+    program: dspy.Module
+    data: Splits
+    metric: Metric
+    lm: dspy.LM
+    optimizer: Callable[..., dspy.Module]
+    optimizer_name: str
+    parameters: Mapping[str, Any]
+    reason: str
+
+    @classmethod
+    def of(
+        cls, framework: "DSPyFramework", module: dspy.Module | str, request: OptimizationRequest, *, task: str
+    ) -> "ModuleOptimization":
+        """`module` may be a name in the framework's `modules`. A mistake in a name or a row is told before a model is
+        loaded.
+
+        Raises DataError, MetricError, ModelError, OptimizationError, SettingsError, UnknownNameError.
+        """
+        if isinstance(module, str):
+            request = request.for_module(framework.modules.config(module))
+            module = framework.modules.get(module)
+        request = request.whole(framework.config)
+        rows: Any = request.dataset
+        if isinstance(rows, str | os.PathLike):
+            rows = read_dataset(rows, module)
+        name, parameters, reason = str(request.optimizer), request.parameters, ""
+        auto = name.lower() == OptimizerType.AUTO
+        if not auto:
+            check_parameters(resolve(find_optimizer(framework.plugins, name).entry.optimizer), name, parameters)
+        data = prepare(rows, module, rows=request.rows, seed=request.seed or 0)
+        metric, lm = framework.metric(request.metrics or ()), framework.lm(request.model)
+        if auto:
+            most = calls_for_search(request.limits, module, data)
+            choice = choose(Situation.of(module, data, metric, lm, task_type=task, max_calls=most))
+            name, parameters, reason = choice.optimizer, {**choice.parameters, **parameters}, choice.reason
+        found = find_optimizer(framework.plugins, name).entry
+        optimizer = resolve(found.optimizer)
+        return cls(
+            framework=framework, request=request, task=task, program=module, data=data, metric=metric, lm=lm,
+            optimizer=optimizer, optimizer_name=found.name,
+            parameters=check_parameters(optimizer, found.name, parameters), reason=reason,
+        )  # fmt: skip
+
+    def plan(self, *, measure: bool) -> Plan:
+        """See `dspy_toolkit.optimize.planning.plan`."""
+        return plan(**self._shared(), measure=measure)
+
+    def run(
+        self,
+        *,
+        on_event: EventSink | None,
+        stop: threading.Event | None,
+        resume: str | bool,
+        save: Callable[[OptimizationResult], Saved] | None,
+        asked: Mapping[str, Any],
+        planned: Plan | None,
+    ) -> OptimizationResult:
+        """Recorded; see `DSPyFramework.optimize_module`."""
+        run = self._unfinished() if resume is True else resume or None
+        with self.framework.recorded(on_event, run) as journal:
+            return optimize(
+                **self._shared(),
+                on_event=on_event,
+                stop=stop,
+                limits=self.request.limits,
+                max_errors=self.request.max_errors,
+                journal=journal,
+                options={**self.request.options(), **asked},
+                save=save,
+                planned=planned,
+            )
+
+    def _shared(self) -> dict[str, Any]:
+        """What `optimize` and `plan` are both given."""
+        names = ("program", "data", "metric", "optimizer", "optimizer_name", "parameters", "lm", "task", "reason")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "adapter": self.framework.adapter(),
+            "seed": self.request.seed,
+            "num_threads": self.request.num_threads,
+            "connect": self.framework.lm,
+        }
+
+    def _unfinished(self) -> str:
+        """The newest unfinished run that was asked to do this."""
+        asked = identity(
+            program=self.program, data=self.data, metric=self.metric.name, optimizer=self.optimizer_name,
+            parameters=self.parameters, lm=self.lm, adapter=self.framework.adapter(), seed=self.request.seed or 0,
+            task=self.task,
+        )  # fmt: skip
+        run = self.framework.runs.unfinished(identity_key(asked))
+        if run is not None:
+            return run.id
+        other = self.framework.runs.find(self.task)
+        raise OptimizationError(
+            f"No unfinished run was asked to do this. The newest, {other.id}, was asked something else: "
+            f"{'; '.join(differences(other.identity, asked))}."
+        )

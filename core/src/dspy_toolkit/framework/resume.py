@@ -1,0 +1,113 @@
+"""Going on with a run: with what it was begun with, and nothing else but a larger budget."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
+from dspy_toolkit.framework.request import OptimizationRequest
+from dspy_toolkit.lm.limits import Limits
+from dspy_toolkit.optimize.optimizer import check_parameters, find_optimizer
+from dspy_toolkit.optimize.result import OptimizationResult
+from dspy_toolkit.plugins import PluginManager
+from dspy_toolkit.runs.runs import Run
+from dspy_toolkit.types import resolve
+
+__all__ = ["asked_again", "command", "flag", "going_on", "shown"]
+
+
+def asked_again(run: Run, plugins: PluginManager, request: OptimizationRequest) -> OptimizationRequest:
+    """The request `run` was begun with. What `request` says must be the same, but for rows and metrics in hand, limits,
+    threads and allowed errors, which win.
+
+    Raises OptimizationError naming what was and what is given.
+    """
+    had = run.about["options"]
+    _check_same(run, plugins, request)
+    return OptimizationRequest(
+        dataset=had.get("dataset") if request.dataset is None else request.dataset,
+        metrics=request.metrics or had.get("metrics"),
+        optimizer=had["optimizer"],
+        model=had["model"],
+        seed=had["seed"],
+        rows=had["rows"],
+        parameters=had["parameters"],
+        num_threads=request.num_threads or had["num_threads"],
+        limits=_larger(run, had.get("limits", {}), request.limits),
+        max_errors=had.get("max_errors") if request.max_errors is None else request.max_errors,
+    )
+
+
+def _check_same(run: Run, plugins: PluginManager, request: OptimizationRequest) -> None:
+    had = run.about["options"]
+    name = run.identity["optimizer"]
+    given = request.optimizer
+    if given not in (None, had["optimizer"]) and find_optimizer(plugins, given).entry.name != name:
+        raise _other(run, "optimizer", had["optimizer"], given)
+    for option, value in (("model", request.model), ("seed", request.seed)):
+        if value is not None and value != had[option]:
+            raise _other(run, option, had[option], value)
+    for each, count in request.rows.items():
+        if count != had["rows"].get(each):
+            raise _other(run, f"rows {each}", had["rows"].get(each, "all"), count)
+    function = resolve(find_optimizer(plugins, name).entry.optimizer)
+    checked = check_parameters(function, name, request.parameters)
+    for each, value in request.parameters.items():
+        if checked[each] != run.identity["parameters"][each]:
+            raise _other(run, f"param {each}", run.identity["parameters"][each], value)
+
+
+def command(run: Run) -> str:
+    """What to type to go on with a run."""
+    return _command(run.about.get("options", {}).get("name", run.task), run.id)
+
+
+def _command(name: str, run: str) -> str:
+    # A signature with a Literal has quotes of its own, which shlex writes in a way nobody can read.
+    easy = "'" in name and not set(name) & set('"$`\\!')
+    quoted = f'"{name}"' if easy else shlex.quote(name)
+    return f"dspy-toolkit optimize {quoted} --resume {run}"
+
+
+def going_on(name: str, error: OptimizationError, stored: Sequence[str], task: str) -> OptimizationError:
+    """The error, with what it leaves behind (versions `stored` of `task`) and the command that goes on from there."""
+    partial = error.partial
+    if not isinstance(partial, OptimizationResult) or not partial.run:
+        return error
+    typed = _command(name, partial.run)
+    if not isinstance(error, OptimizationInterrupted):
+        larger = " and a larger budget" if partial.status == "budget" else ""
+        return OptimizationError(f"{error} Go on, once that is mended, with: {typed}{larger}", partial=partial)
+    kept = "What is done is kept"
+    if stored:
+        kept += f", and the best program so far is {task}@{stored[-1]}, not yet measured"
+    return OptimizationInterrupted(f"{error} {kept}. Go on with: {typed}", partial=partial)
+
+
+def _larger(run: Run, had: Mapping[str, float], limits: Limits | None) -> Limits:
+    now = {**had, **(limits.given() if limits else {})}
+    if run.status == "budget" and not any(now[name] > had[name] for name in had):
+        spent = ", ".join(f"{value:g} {name}" for name, value in had.items())
+        name, value = next(iter(had.items()))
+        raise OptimizationError(
+            f"The budget of the run {run.id} is spent ({spent}); give a larger one to go on, for example "
+            f"{flag(name)} {2 * shown(name, value):g}."
+        )
+    return Limits(**now)  # type: ignore[arg-type]  # JSON keeps whole numbers whole
+
+
+def flag(limit: str) -> str:
+    """The option of the command line for one of the limits."""
+    return {"seconds": "--max-minutes"}.get(limit, f"--max-{limit}")
+
+
+def shown(limit: str, value: float) -> float:
+    """A limit's value as that option has it."""
+    return value / 60 if limit == "seconds" else value
+
+
+def _other(run: Run, what: str, had: Any, given: Any) -> OptimizationError:
+    return OptimizationError(
+        f"The run {run.id} was begun with {what} = {had}, and {given} is given. Leave it out to go on with that run, "
+        "or leave out --resume to begin a new one."
+    )

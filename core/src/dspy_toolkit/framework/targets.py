@@ -1,0 +1,209 @@
+"""What a name stands for: a program that can be measured, optimized or run.
+
+    weather/forecast, weather/forecast@v2, ...@production, ...@plain     a task
+    path/of/a/bundle                                                     a stored version, wherever it lies
+    weather/ForecastSignature, "question -> answer"                      a signature, answered by dspy.Predict
+    my_package.answers:Answer                                            a module, a signature, or a factory of either
+
+What was optimized under a name is stored under it, and the name alone means its stored version, if there is one.
+"""
+
+import ast
+import builtins
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from dspy_toolkit.errors import BundleError, DataError, MetricError, PluginError, SignatureError, UnknownNameError
+from dspy_toolkit.metrics import Metric
+from dspy_toolkit.metrics.named import AnyMetrics, find_metrics
+from dspy_toolkit.plugins import PluginManager
+from dspy_toolkit.programs.task import Task
+from dspy_toolkit.store.bundle import load_program, read_bundle
+from dspy_toolkit.store.store import PLAIN
+from dspy_toolkit.types import MetricEntry, SignatureEntry, TaskData, TaskEntry, resolve
+
+if TYPE_CHECKING:
+    from dspy_toolkit.framework.framework import DSPyFramework
+
+__all__ = ["Target", "find_target", "target_of"]
+
+_AT = re.compile(r"(?P<name>.+)@(?P<version>[A-Za-z0-9][A-Za-z0-9_.-]*)\Z", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """`module` is what runs; `plain` makes a fresh one as it was before optimization. Neither has an LM.
+
+    `name` is what it is stored under; `version` is a version's name, None for the plain program, or, where `folder`
+    says so, a bundle's folder.
+    """
+
+    name: str
+    version: str | None
+    module: dspy.Module
+    plain: Callable[[], dspy.Module]
+    task: Task | None = None
+    folder: bool = False
+
+    @property
+    def shown(self) -> str:
+        if self.version is None:
+            return f"{self.name} (not optimized)"
+        return self.version if self.folder else f"{self.name}@{self.version}"
+
+    @property
+    def project(self) -> str:
+        """Whose settings apply."""
+        return self.name.partition("/")[0]
+
+    def data(self) -> TaskData:
+        """The task's own rows. Raises DataError for what is no task."""
+        if self.task is None:
+            raise DataError(f"{self.name} has no rows of its own; give some (--data FILE, or `dataset` in Python).")
+        return self.task.data()
+
+    def metrics(self, plugins: PluginManager, given: AnyMetrics | None) -> list[Metric]:
+        """Those that are given, or the task's. Raises MetricError for what is no task, and as `find_metric` does."""
+        if given not in (None, [], ()):
+            return find_metrics(plugins, given, project=self.project)
+        if self.task is None:
+            known = ", ".join(plugins.entries(MetricEntry))
+            raise MetricError(f"{self.name} has no metric of its own; name one (--metric): {known}.")
+        return [self.task.metric()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    name: str
+    plain: Callable[[], dspy.Module]
+    task: Task | None = None
+
+
+def find_target(framework: "DSPyFramework", name: str, *, plain: bool = False) -> Target:
+    """The target of a name. `plain` asks for the program before optimization, as `name@plain` does.
+
+    Raises UnknownNameError (closest first), BundleError, FingerprintError, SignatureError, PluginError.
+    """
+    before = name.removesuffix(f"@{PLAIN}")
+    name, plain = before, plain or before != name
+    if "->" not in name and Path(name).is_dir():
+        return _in_folder(framework, name, plain)
+    match = _AT.match(name)
+    asked = match["version"] if match else None
+    if plain and asked:
+        raise BundleError(
+            f"{name} is a stored version, but the program before optimization is wanted; leave out @{asked}."
+        )
+    source = _source(framework, match["name"] if match else name)
+    if plain or (asked is None and source.name not in framework.store):
+        return Target(name=source.name, version=None, module=source.plain(), plain=source.plain, task=source.task)
+    version = framework.store.get(source.name, asked)
+    module = load_program(version.bundle, source.plain)
+    return Target(name=source.name, version=version.name, module=module, plain=source.plain, task=source.task)
+
+
+def target_of(module: dspy.Module) -> Target:
+    """The target of a module in hand."""
+    return Target(name=type(module).__name__, version=None, module=module, plain=module.deepcopy)
+
+
+def _in_folder(framework: "DSPyFramework", folder: str, plain: bool) -> Target:
+    bundle = read_bundle(Path(folder))
+    made_from = bundle.manifest.task
+    # A bundle may come from anywhere, so what it names is not imported: that would run code it chose.
+    if _would_import(made_from):
+        raise BundleError(
+            f"{folder} was made from the code {made_from!r}, which is not imported because a file says so. "
+            f"Name it yourself: {made_from}@<version>, or load it with load_program and its factory."
+        )
+    if "/" not in made_from and "->" not in made_from:
+        raise BundleError(f"{folder} was made from a module, not a task; load it with load_program and its factory.")
+    source = _source(framework, made_from)
+    module = source.plain() if plain else load_program(bundle, source.plain)
+    version = None if plain else folder
+    return Target(
+        name=source.name, version=version, module=module, plain=source.plain, task=source.task, folder=not plain
+    )
+
+
+def _would_import(name: str) -> bool:
+    """Whether looking up `name` imports what it names. In a short form, DSPy imports types it does not know."""
+    if "->" not in name:
+        return ":" in name
+    try:
+        sides = [ast.parse(f"def f({side}): pass") for side in name.split("->")]
+    except SyntaxError:
+        return False  # no signature, which is told when it is made
+    known = {*vars(typing), *vars(builtins), "NoneType", "dspy"}
+    return any(isinstance(node, ast.Name) and node.id not in known for side in sides for node in ast.walk(side))
+
+
+def _source(framework: "DSPyFramework", name: str) -> _Source:
+    if "->" in name:
+        signature = _short_form(name)
+        return _Source(name=name.strip(), plain=lambda: dspy.Predict(signature))
+    if ":" in name:
+        found = _imported(name)
+        return _Source(name=name, plain=lambda: _made(found, name))
+    return _registered(framework, name)
+
+
+def _registered(framework: "DSPyFramework", name: str) -> _Source:
+    try:
+        task = framework.task(name)
+        return _Source(name=task.name, plain=task.program, task=task)
+    except UnknownNameError as error:
+        remedy = error.remedy
+    if name in framework.modules.names:
+        return _Source(name=name, plain=lambda: framework.modules.get(name))
+    try:
+        signature = framework.signature_registry.get(name)
+    except UnknownNameError as error:
+        tasks = framework.plugins.entries(TaskEntry)
+        known = {*tasks, *error.known, *framework.modules.names}
+        raise UnknownNameError("task or signature", name, known, remedy=remedy) from None
+    contributed = framework.plugins.entries(SignatureEntry).values()
+    qualified = [found.qualified_name for found in contributed if name in (found.qualified_name, found.entry.name)]
+    return _Source(name=qualified[0] if len(qualified) == 1 else name, plain=lambda: dspy.Predict(signature))
+
+
+def _short_form(text: str) -> Any:
+    try:
+        make: Any = dspy.Signature  # its metaclass takes the text
+        return make(text)
+    except (ValueError, SyntaxError, TypeError, NameError, AttributeError) as error:
+        raise SignatureError(
+            f'{text!r} is no signature: {error}. Expected names with types, such as "question, n: int -> answer".'
+        ) from error
+
+
+def _imported(name: str) -> Any:
+    try:
+        return resolve(name)
+    except PluginError as error:
+        raise PluginError(
+            f"{name!r} cannot be imported: {error.__cause__}. Expected package.module:attribute, "
+            "importable from the working folder."
+        ) from error
+
+
+def _made(found: Any, name: str) -> dspy.Module:
+    """A module, a signature, or what a factory makes of the two. A module in hand is copied."""
+    if isinstance(found, dspy.Module):
+        return found.deepcopy()
+    if isinstance(found, type) and issubclass(found, dspy.Signature):
+        return dspy.Predict(found)
+    made = found() if callable(found) else found
+    if isinstance(made, type) and issubclass(made, dspy.Signature):
+        return dspy.Predict(made)
+    if not isinstance(made, dspy.Module) or not made.predictors():
+        raise PluginError(
+            f"{name} is {made!r}; expected a dspy.Module with a predictor, a dspy.Signature, or a factory."
+        )
+    return made

@@ -1,0 +1,1 @@
+"""Language models as a run sees them: usage, limits, prices, context, cache."""

@@ -1,0 +1,1 @@
+"""Scores of proposals, found by training."""

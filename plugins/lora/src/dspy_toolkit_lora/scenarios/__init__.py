@@ -1,0 +1,1 @@
+"""What a user has: a model, rows, memory and time."""

@@ -1,0 +1,1 @@
+"""Files that mlx-lm and PEFT load."""

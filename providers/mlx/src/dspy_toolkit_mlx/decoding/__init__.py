@@ -1,0 +1,1 @@
+"""What the next token may be: samplers, grammars, thoughts and tool calls."""

@@ -1,0 +1,58 @@
+"""Which tools a request may call and how: the request's tools and tool choice, checked."""
+
+import random
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dspy.lm15 import FunctionTool, InvalidRequestError, Request
+
+from dspy_toolkit_mlx.prompting.messages import shape
+
+__all__ = ["ToolPlan", "call_id", "tool_plan"]
+
+
+@dataclass(frozen=True)
+class ToolPlan:
+    """`tools` may be called; with `required` the answer is calls and nothing else; `several` calls if they are wanted.
+
+    `told` are the tools that the prompt speaks of: all of the request's.
+    """
+
+    tools: tuple[FunctionTool, ...]
+    told: tuple[FunctionTool, ...]
+    mode: Literal["auto", "required"]
+    several: bool
+
+    @property
+    def required(self) -> bool:
+        return self.mode == "required"
+
+
+def tool_plan(request: Request) -> ToolPlan | None:
+    """None when nothing may be called. Raises InvalidRequestError and UnsupportedFeatureError."""
+    choice = request.config.tool_choice
+    if choice is not None and choice.mode == "none":
+        return None
+    if not request.tools:
+        if choice is not None and choice.mode == "required":
+            raise InvalidRequestError("tool_choice asks for a tool call, but the request declares no tools.")
+        return None
+    told: list[FunctionTool] = []
+    for tool in request.tools:
+        shape(tool)
+        assert isinstance(tool, FunctionTool)
+        told.append(tool)
+    allowed: Sequence[str] = () if choice is None else choice.allowed
+    return ToolPlan(
+        tools=tuple(tool for tool in told if not allowed or tool.name in allowed),
+        told=tuple(told),
+        mode="required" if choice is not None and choice.mode == "required" else "auto",
+        several=choice is None or choice.parallel is not False,
+    )
+
+
+def call_id() -> str:
+    """A fresh id: nine letters and digits, the only form that Mistral's templates take."""
+    return "".join(random.SystemRandom().choices(string.ascii_letters + string.digits, k=9))

@@ -1,0 +1,1 @@
+"""The thread that owns MLX, and what callers hold of their requests."""

@@ -1,0 +1,386 @@
+"""The engine: one thread that owns MLX, a queue into it, and DSPy's engine contract on top.
+
+    any thread       complete / stream / submit  ->  Prepared  ->  Ticket (future)
+    engine thread    load -> self-check -> ( drain, admit, build a prefix chunk, step, resolve )*  -> free
+
+Only Python numbers and strings leave the thread; arrays never do, for MLX's streams are thread-local.
+"""
+
+import asyncio
+import atexit
+import logging
+import queue
+import sys
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Sequence as Samples
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from dspy.lm15 import (
+    InvalidRequestError,
+    LM15Error,
+    Request,
+    Response,
+    ServerError,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    StreamStartEvent,
+)
+
+from dspy_toolkit.errors import GrammarError, ModelError
+from dspy_toolkit_mlx.engine.inflight import Inbox
+from dspy_toolkit_mlx.engine.loop import EngineLoop, EngineOptions
+from dspy_toolkit_mlx.engine.stats import EngineStats
+from dspy_toolkit_mlx.engine.ticket import Ticket, current_burst, stream_sample
+from dspy_toolkit_mlx.prompting.answer import delta, response, usage
+from dspy_toolkit_mlx.scheduling.transcript import Piece
+
+__all__ = ["AsyncMLXEngine", "MLXEngine", "Ticket"]
+
+log = logging.getLogger(__name__)
+
+Load = Callable[[], tuple[Any, Any]]
+
+_engines: "weakref.WeakSet[MLXEngine]" = weakref.WeakSet()
+
+
+class MLXEngine:
+    """A DSPy engine (`dspy.LM(model, engine=MLXEngine(...), async_engine=AsyncMLXEngine(...))`) over one MLX model.
+
+    `load` returns (model, mlx-lm TokenizerWrapper); it is called on the engine's own thread, at `start` or at the first
+    request, and again after an idle unload. `name` is the model string; it goes into responses and saved state.
+    `max_rows` requests run at once; `max_kv_bytes` bounds keys, values and prefixes (default: read from the machine).
+    `max_context` overrides the model's own context length. `default_max_tokens` applies to requests without one.
+    `deterministic` runs one row at a time, so that a text never depends on its neighbours, not even in the last bit.
+    `idle_seconds` unloads the model after so long without a request (None: never). With `prefix_disk_bytes` above 0,
+    long prefixes that many requests shared are kept on disk for other processes, up to so many bytes. `check` runs
+    `check_integrity` after every step (for tests).
+
+    Thread-safe. Raises `dspy.lm15` errors from requests and ModelError from `start`.
+    """
+
+    supports_grammar = True
+    supports_response_schema = True
+    supports_function_calling = True
+    supported_params = (
+        "temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "response_format", "logprobs",
+        "presence_penalty", "frequency_penalty", "logit_bias", "metadata", "n",
+        "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        name: str,
+        max_rows: int = 64,
+        max_kv_bytes: int | None = None,
+        max_context: int | None = None,
+        default_max_tokens: int = 1024,
+        prefill_chunk: int = 512,
+        burst_window: float = 0.002,
+        deterministic: bool = False,
+        idle_seconds: float | None = None,
+        prefix_disk_bytes: int = 0,
+        check: bool = False,
+    ):
+        self.name = name
+        self.options = EngineOptions(
+            max_rows=1 if deterministic else max_rows,
+            max_kv_bytes=max_kv_bytes,
+            max_context=max_context,
+            default_max_tokens=default_max_tokens,
+            prefill_chunk=prefill_chunk,
+            burst_window=burst_window,
+            idle_seconds=idle_seconds,
+            prefix_disk_bytes=prefix_disk_bytes,
+            check=check,
+        )
+        self._load = load
+        self._lock = threading.Lock()
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loaded: Future[EngineLoop] = Future()
+        self._wanted = threading.Event()
+        self._error: BaseException | None = None
+        self._closed = False
+        self._stats = EngineStats()
+        self._thinks: bool | None = None
+        _engines.add(self)
+
+    def start(self) -> None:
+        """Load the model now instead of at the first request. Raises ModelError when it cannot be loaded."""
+        self._ready()
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        emit: Callable[[Piece], None] | None = None,
+        rollout: int | None = None,
+        completion: int = 0,
+    ) -> Ticket:
+        """Hand a request in. `emit` is called on the engine thread with each piece of the answer: be quick, never
+        block.
+
+        `rollout` and `completion` choose among the samples of one seed.
+        """
+        return self.submit_all(request, [(rollout, completion)], emit=emit)[0]
+
+    def submit_all(
+        self,
+        request: Request,
+        samples: Samples[tuple[int | None, int]],
+        *,
+        emit: Callable[[Piece], None] | None = None,
+    ) -> list[Ticket]:
+        """Hand in one request several times, as (rollout, completion) pairs that draw different noise, in one burst."""
+        while True:
+            loop = self._ready()
+            try:
+                tickets = [Ticket(sequence) for sequence in loop.sequences(request, samples, emit)]
+            except GrammarError as error:
+                self._stats.count(refused=1)
+                raise InvalidRequestError(str(error)) from error
+            except LM15Error:
+                self._stats.count(refused=1)
+                raise
+            if loop.desk.register(tickets):
+                self._stats.count(submitted=len(tickets))
+                return tickets
+            time.sleep(0.001)  # it is just unloading or dying; the next look loads it again or says why not
+
+    def _next(self, request: Request) -> Ticket:
+        current = current_burst()
+        return self.submit(request) if current is None else current.next(self, request)
+
+    def complete(self, request: Request) -> Response:
+        """Run a request to its end. Ctrl-C cancels it."""
+        ticket = self._next(request)
+        try:
+            return response(request, ticket.future.result())
+        except BaseException:
+            ticket.cancel()
+            raise
+
+    def stream(self, request: Request) -> Iterator[Any]:
+        """Yield one start event, deltas of thought, text and calls as they are decoded, one end event.
+
+        Closing the iterator cancels.
+        """
+        pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
+        ticket = self.submit(request, emit=pieces.put, **stream_sample())
+        ticket.future.add_done_callback(lambda _: pieces.put(None))
+        try:
+            yield StreamStartEvent(id=f"mlx-{ticket.sequence.id}", model=request.model)
+            while (piece := pieces.get()) is not None:
+                yield StreamDeltaEvent(delta(piece))
+            sequence = ticket.future.result()
+            yield StreamEndEvent(finish_reason=sequence.finish_reason, usage=usage(sequence))  # type: ignore[arg-type]
+        finally:
+            ticket.cancel()
+
+    @property
+    def supports_reasoning(self) -> bool:
+        """Whether the model thinks before it answers. Loads the model if it has not been loaded yet."""
+        if self._thinks is None:
+            self._thinks = self._ready().intake.thinks
+        return self._thinks
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and answer together. Loads the model if need be."""
+        return self._ready().intake.context_length
+
+    def count_tokens(self, messages: Samples[Mapping[str, Any]]) -> int:
+        """Tokens of a chat prompt (`{"role", "content"}`) as it would be sent, template included."""
+        return self._ready().intake.count_tokens(messages)
+
+    def stats(self) -> dict[str, Any]:
+        """What the engine has done and holds, as plain numbers; see EngineStats for the meaning of each."""
+        return self._stats.snapshot()
+
+    def health(self) -> dict[str, Any]:
+        """`{"alive", "loaded", "closed", "restarts", "error"}`; `alive` is False after the thread has died for good."""
+        return {
+            "alive": not self._closed and self._error is None,
+            "loaded": self._loaded.done() and self._loaded.exception() is None,
+            "closed": self._closed,
+            "restarts": self._stats.restarts,
+            "error": None if self._error is None else str(self._error),
+        }
+
+    def close(self) -> None:
+        """Stop, fail what waits, and free the model in the engine thread. May be called twice."""
+        with self._lock:
+            self._closed = True
+            self._wanted.set()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            self._inbox.put(None)
+            _join(thread)
+
+    def dump_state(self) -> dict[str, Any]:
+        """What a saved program says about its engine: the model string, which holds revision and quantization."""
+        return {"model": self.name}
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> "MLXEngine":
+        """The engine of a saved model string, shared with others of the same name."""
+        from dspy_toolkit_mlx.provider import engine_for
+
+        return engine_for(state["model"])
+
+    def __enter__(self) -> "MLXEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ready(self) -> EngineLoop:
+        """The loaded engine; loads it if need be. Raises what loading raised, or ServerError after close or death."""
+        with self._lock:
+            if self._closed:
+                raise ServerError(f"The engine of {self.name} is closed.")
+            if self._error is not None:
+                raise ServerError(f"The engine of {self.name} has stopped: {self._error}")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"mlx-engine-{self.name}", daemon=True)
+                self._thread.start()
+            self._wanted.set()
+            loaded = self._loaded
+        return loaded.result()
+
+    def _run(self) -> None:
+        """The engine thread: load when somebody asks, serve, free; once more after a death."""
+        while True:
+            self._wanted.wait()
+            if self._closed:
+                break
+            died = self._serve()
+            if died is not None:
+                with self._lock:
+                    if self._stats.restarts >= 1:
+                        self._error = died
+                        break
+                    self._stats.restarts += 1
+        with self._lock:
+            why = "is closed." if self._error is None else f"has stopped: {self._error}"
+            self._loaded.set_exception(ServerError(f"The engine of {self.name} {why}"))
+
+    def _serve(self) -> BaseException | None:
+        """Load, serve until closed or idle, free; returns what killed it, if something did."""
+        try:
+            loop = EngineLoop(*self._load(), self.options, self._stats, self._inbox)
+        except BaseException as error:  # noqa: BLE001 - the callers' threads raise it
+            named = isinstance(error, ModelError) and self.name in str(error)
+            wrapped = error if named else ModelError(f"{self.name} cannot be loaded: {error}")
+            wrapped.__cause__ = error.__cause__ if named else error
+            self._renew().set_exception(wrapped)
+            return None
+        self._loaded.set_result(loop)
+        died: BaseException | None = None
+        try:
+            loop.run(lambda: self._closed)
+        except BaseException as error:
+            log.exception("The engine thread of %s died", self.name)
+            died = error
+        self._renew()
+        loop.desk.abandon(died)
+        loop.free()
+        return died
+
+    def _renew(self) -> "Future[EngineLoop]":
+        """Make the next request load again; returns the future that earlier ones wait for."""
+        with self._lock:
+            loaded, self._loaded = self._loaded, Future()
+            if not self._closed:
+                self._wanted.clear()
+            return loaded
+
+
+class AsyncMLXEngine:
+    """The asynchronous twin of an engine; both drive the same thread and may be used at once."""
+
+    supports_grammar = True
+    supports_response_schema = True
+    supports_function_calling = MLXEngine.supports_function_calling
+    supported_params = MLXEngine.supported_params
+
+    def __init__(self, engine: MLXEngine):
+        self.engine = engine
+
+    @property
+    def supports_reasoning(self) -> bool:
+        """As MLXEngine.supports_reasoning."""
+        return self.engine.supports_reasoning
+
+    async def _off_loop(self, call: Callable[[], Ticket]) -> Ticket:
+        """Loading takes seconds, handing in does not."""
+        return call() if self.engine.health()["loaded"] else await asyncio.to_thread(call)
+
+    async def complete(self, request: Request) -> Response:
+        """Run a request to its end; cancelling the task cancels the request."""
+        ticket = await self._off_loop(lambda: self.engine._next(request))
+        try:
+            return response(request, await asyncio.wrap_future(ticket.future))
+        finally:
+            ticket.cancel()
+
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
+        """As MLXEngine.stream."""
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+        def put(piece: Piece | None) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        ticket = await self._off_loop(lambda: self.engine.submit(request, emit=put, **stream_sample()))
+        ticket.future.add_done_callback(lambda _: put(None))
+        try:
+            yield StreamStartEvent(id=f"mlx-{ticket.sequence.id}", model=request.model)
+            while (piece := await pieces.get()) is not None:
+                yield StreamDeltaEvent(delta(piece))
+            sequence = ticket.future.result()
+            yield StreamEndEvent(finish_reason=sequence.finish_reason, usage=usage(sequence))  # type: ignore[arg-type]
+        finally:
+            ticket.cancel()
+
+    async def aclose(self) -> None:
+        """Close the engine that is shared with the synchronous side."""
+        await asyncio.to_thread(self.engine.close)
+
+    def dump_state(self) -> dict[str, Any]:
+        return self.engine.dump_state()
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> "AsyncMLXEngine":
+        return cls(MLXEngine.load_state(state))
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait until a thread is gone, its native part as well.
+
+    Before Python 3.13 `join` returns while MLX's thread-local caches, which hold Python functions, are still being
+    destroyed; an interpreter that ends in that moment aborts.
+    """
+    thread.join()
+    if sys.version_info >= (3, 13):
+        return
+    task = Path(f"/proc/self/task/{thread.native_id}")
+    until = time.monotonic() + 5
+    if not Path("/proc/self/task").exists():
+        time.sleep(0.05)
+    while task.exists() and time.monotonic() < until:
+        time.sleep(0.001)
+
+
+@atexit.register
+def _close_all() -> None:
+    """Free models before the interpreter tears MLX down under a running thread."""
+    for engine in list(_engines):
+        engine.close()

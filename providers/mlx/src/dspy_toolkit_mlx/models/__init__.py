@@ -1,0 +1,1 @@
+"""From a model string to a checked, loaded model."""

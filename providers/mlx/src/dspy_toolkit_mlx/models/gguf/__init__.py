@@ -1,0 +1,1 @@
+"""GGUF files, read without MLX and converted once to mlx-lm's layout."""

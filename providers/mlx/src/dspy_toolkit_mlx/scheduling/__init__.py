@@ -1,0 +1,1 @@
+"""Which sequence runs next and what its prefix shares: plain Python, no array library."""

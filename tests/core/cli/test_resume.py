@@ -1,0 +1,78 @@
+"""`--resume` alone, with a run, before and after the task."""
+
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from dspy_toolkit.cli.resume import NEWEST, MaxMinutes, Resumable, Resume, limits_of, resumed
+from dspy_toolkit.framework.resume import command
+from dspy_toolkit.lm.limits import Limits
+from dspy_toolkit.runs.runs import Run
+
+app = typer.Typer()
+
+
+@app.command(cls=Resumable)
+def optimize(task: str, resume: Resume = None, max_minutes: MaxMinutes = None) -> None:
+    typer.echo(f"{task} {resume} {max_minutes}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "understood"),
+    [
+        ("a/b", "a/b None None"),
+        ("a/b --resume", f"a/b {NEWEST} None"),
+        ("--resume a/b", f"a/b {NEWEST} None"),
+        ("a/b --resume --max-minutes 2", f"a/b {NEWEST} 2.0"),
+        ("a/b --resume 20261121-102000-fd82", "a/b 20261121-102000-fd82 None"),
+        ("--resume 20261121-102000-fd82 a/b", "a/b 20261121-102000-fd82 None"),
+        ("a/b --resume=20261121-102000-fd82", "a/b 20261121-102000-fd82 None"),
+    ],
+)
+def test_what_stands_after_resume_is_a_run_unless_it_is_a_task_or_an_option(typed, understood):
+    done = CliRunner().invoke(app, typed.split())
+    assert done.output.strip() == understood
+
+
+def test_without_a_task_it_is_wrong_usage():
+    assert CliRunner().invoke(app, []).exit_code == 2
+    assert CliRunner().invoke(app, ["--resume"]).exit_code == 2
+
+
+def test_as_the_framework_has_it():
+    assert [resumed(word) for word in (None, NEWEST, "20261121-102000-fd82")] == [False, True, "20261121-102000-fd82"]
+    assert limits_of(None, None, None, None) is None
+    assert limits_of(5, None, 1.5, None) == Limits(calls=5, seconds=90)
+
+
+def command_of(name: str) -> str:
+    return command(
+        Run(
+            id="1-a",
+            folder=Path("runs/1-a"),
+            started=datetime.now(UTC),
+            status="killed",
+            identity={"task": name.strip()},
+            about={"options": {"name": name}},
+            result=None,
+            version=None,
+        )
+    )
+
+
+def test_the_command_that_goes_on_can_be_read_and_typed():
+    assert command_of("review -> mood: Literal['good', 'bad']") == (
+        """dspy-toolkit optimize "review -> mood: Literal['good', 'bad']" --resume 1-a"""
+    )
+    assert command_of("lora/hyperparameters") == "dspy-toolkit optimize lora/hyperparameters --resume 1-a"
+
+
+@given(st.text("abc '\"$`\\!->:[]", min_size=1))
+def test_the_command_that_goes_on_is_what_a_shell_reads_as_the_name(name):
+    assert shlex.split(command_of(name)) == ["dspy-toolkit", "optimize", name, "--resume", "1-a"]

@@ -1,0 +1,128 @@
+"""Grammars followed with no model at all: every token is drawn at random from the mask."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from llguidance.hf import from_tokenizer
+
+from dspy_toolkit.errors import GrammarError
+from dspy_toolkit_mlx.decoding.grammar import OVERRUN, GrammarSource, GrammarStore
+
+
+@pytest.fixture(scope="module")
+def store(tokenizer):
+    eos = sorted(tokenizer.eos_token_ids)
+    return GrammarStore(from_tokenizer(tokenizer._tokenizer, n_vocab=len(tokenizer), eos_token=eos))
+
+
+def allowed(store, guide):
+    bitmask = np.zeros((1, store.words), dtype=np.int32)
+    guide.fill(bitmask, 0)
+    return np.nonzero(np.unpackbits(bitmask.view(np.uint8), bitorder="little"))[0].tolist()
+
+
+def walk(store, source, budget, seed, prefer=None):
+    """The text of a random walk; `prefer` picks from the allowed tokens instead of chance."""
+    rng = random.Random(seed)
+    guide = store.guide(source)
+    tokens = guide.start()
+    while not guide.done:
+        choices = allowed(store, guide)
+        assert len(choices) > 1, "a token without a choice costs a step"
+        token = prefer(choices) if prefer else rng.choice(choices)
+        tokens += guide.advance(token, budget - len(tokens))
+        assert len(tokens) <= budget + OVERRUN + 300
+    return store.tokenizer.decode_str(tokens), guide, tokens
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string"},
+        "numbers": {"type": "array", "items": {"type": "number"}},
+        "inner": {
+            "type": "object",
+            "properties": {"flag": {"type": "boolean"}, "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
+            "required": ["flag", "maybe"],
+            "additionalProperties": False,
+        },
+        "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+    },
+    "required": ["text", "numbers", "inner", "map"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("budget", [1, 20, 60, 300])
+@pytest.mark.parametrize("seed", range(8))
+def test_json_is_valid_for_any_budget(store, budget, seed):
+    text, guide, tokens = walk(store, GrammarSource.json_schema(SCHEMA), budget, seed)
+    value = json.loads(text)
+    assert set(value) == set(SCHEMA["properties"])
+    assert isinstance(value["inner"]["flag"], bool)
+    assert guide.complete
+    assert len(tokens) <= max(budget, 60) + 60
+
+
+CHAT = r"""
+start: "[[ ## a ## ]]\n" a "b ## ]]\n" b "c ## ]]\n" c "\n\n[[ ## completed ## ]]"
+a[suffix="\n\n[[ ## "]: /[^\s\[](.|\n)*/
+b[suffix="\n\n[[ ## "]: /[^\s\[](.|\n)*/
+c: "yes" | "no"
+"""
+MINIMAL = "[[ ## a ## ]]\nx\n\n[[ ## b ## ]]\nx\n\n[[ ## c ## ]]\nno\n\n[[ ## completed ## ]]"
+
+
+@pytest.mark.parametrize("budget", [1, 70, 100, 200])
+@pytest.mark.parametrize("seed", range(8))
+def test_markers_are_complete_for_any_budget(store, budget, seed):
+    text, guide, tokens = walk(store, GrammarSource.lark(CHAT, MINIMAL), budget, seed)
+    assert text.startswith("[[ ## a ## ]]\n")
+    for marker in ("\n\n[[ ## b ## ]]\n", "\n\n[[ ## c ## ]]\n", "\n\n[[ ## completed ## ]]"):
+        assert text.count(marker) == 1
+    assert guide.complete
+    assert len(tokens) <= max(budget, len(store.tokenizer.tokenize_str(MINIMAL))) + 40
+
+
+def test_end_of_text_in_a_free_field_closes_it(store):
+    eos = store.tokenizer.eos_tokens[0]
+    text, guide, _ = walk(
+        store, GrammarSource.lark(CHAT, MINIMAL), 500, 1, prefer=lambda c: eos if eos in c else random.choice(c)
+    )
+    assert guide.complete
+    assert not guide.cut
+    assert len(text) < 130
+
+
+def test_end_of_text_in_a_json_string_closes_it(store):
+    schema = {"type": "object", "properties": {"t": {"type": "string"}}, "required": ["t"]}
+    schema["additionalProperties"] = False
+    eos = store.tokenizer.eos_tokens[0]
+    text, guide, _ = walk(
+        store, GrammarSource.json_schema(schema), 500, 1, prefer=lambda c: eos if eos in c else random.choice(c)
+    )
+    assert len(json.loads(text)["t"]) <= 3  # the token that opens the string may bring a few characters
+    assert guide.complete
+
+
+def test_a_grammar_that_does_not_compile_is_refused(store):
+    with pytest.raises(GrammarError, match="does not compile"):
+        store.guide(GrammarSource.lark("start: nothing"))
+    with pytest.raises(GrammarError, match="does not compile"):
+        store.guide(GrammarSource.json_schema({"type": "no such type"}))
+
+
+def test_a_token_outside_the_mask_is_an_error_and_not_a_broken_answer(store):
+    guide = store.guide(GrammarSource.lark('start: "a" | "b"'))
+    with pytest.raises(GrammarError, match="matcher failed"):
+        guide.advance(store.tokenizer.tokenize_str("zz")[0], 50)
+
+
+def test_compiled_grammars_are_shared_but_not_their_state(store):
+    source = GrammarSource.lark('start: "a" /[a-z]{3}/')
+    one, two = store.guide(source), store.guide(source)
+    before = allowed(store, two)
+    one.advance(before[0], 50)
+    assert allowed(store, two) == before

@@ -1,0 +1,324 @@
+"""The scheduler alone, driven by a pretended engine: states are the token tuples themselves."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dspy_toolkit_mlx.scheduling.prefix_tree import PrefixTree
+from dspy_toolkit_mlx.scheduling.scheduler import Limits, Scheduler
+from dspy_toolkit_mlx.scheduling.sequence import Sampling, Sequence, TokenChoice
+
+
+def make(prompt, max_tokens=4, arrival=0.0, twin=None, emit=None, turns=()):
+    return Sequence(
+        prompt=tuple(prompt),
+        sampling=Sampling(),
+        max_tokens=max_tokens,
+        token_bytes=lambda token: b"x",
+        eos=frozenset(),
+        arrival=arrival,
+        twin=twin,
+        emit=emit and (lambda piece: emit(piece.text)),
+        turns=turns,
+    )
+
+
+def scheduler(*, sliceable=True, tree_bytes=1 << 40, **limits):
+    tree = PrefixTree(tree_bytes, cut=(lambda state, length, copy: state[:length]) if sliceable else None)
+    return Scheduler(tree, Limits(**limits))
+
+
+class Pretended:
+    """Runs a scheduler as the engine would; counts what would have been computed."""
+
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+        self.computed = 0
+        self.steps = 0
+        self.finished = []
+        self.peak = 0
+
+    def turn(self, now=0.0):
+        s = self.scheduler
+        for entry in s.admit(now):
+            assert (entry.base.state or ()) == entry.sequence.prompt[: entry.covered]
+            entry.sequence.begin(entry.covered)
+            self.computed += len(entry.sequence.pending)
+        build = s.next_build(now)
+        if build is not None:
+            chunk = build.chunk(s.limits.chunk)
+            self.computed += len(chunk)
+            build.done += len(chunk)
+            if build.done == len(build.tokens):
+                s.built(build, build.tokens, build.done * s.limits.bytes_per_token)
+        if s.running:
+            self.steps += 1
+            self.peak = max(self.peak, len(s.running))
+            over = []
+            for entry in s.running:
+                entry.sequence.accept(TokenChoice(0, 0.0))
+                if len(entry.sequence.tokens) >= entry.sequence.max_tokens:
+                    over.append(entry)
+            order = [row for row, entry in enumerate(s.running) if entry not in over]
+            s.leave(over, order)
+            self.finished += over
+        s.check_integrity()
+
+    def run(self, turns=10_000):
+        while (self.scheduler.waiting or self.scheduler.running) and turns:
+            self.turn()
+            turns -= 1
+        assert turns, "starved"
+
+
+def test_a_cold_burst_computes_the_shared_prefix_once():
+    for sliceable in (True, False):
+        engine = Pretended(scheduler(sliceable=sliceable, chunk=100))
+        shared = list(range(1000, 1700))
+        for i in range(64):
+            engine.scheduler.add(make([*shared, *range(i * 40, i * 40 + 30)]))
+        engine.run()
+        assert engine.computed <= 1.02 * (700 + 64 * 30)
+        assert engine.steps == 4
+        assert len(engine.finished) == 64
+
+
+def test_one_that_arrives_first_and_alone_costs_the_others_nothing():
+    engine = Pretended(scheduler(chunk=100))
+    shared = list(range(1000, 1700))
+    engine.scheduler.add(make([*shared, *range(30)]))
+    engine.turn()
+    for i in range(1, 64):
+        engine.scheduler.add(make([*shared, *range(i * 40, i * 40 + 30)]))
+    engine.run()
+    assert engine.computed <= 1.02 * (700 + 64 * 30)
+
+
+def test_identical_prompts_share_everything_but_the_last_token():
+    engine = Pretended(scheduler())
+    for _ in range(8):
+        engine.scheduler.add(make(range(500)))
+    engine.run()
+    assert engine.computed == 499 + 8
+
+
+def test_two_levels_of_sharing():
+    for sliceable in (True, False):
+        engine = Pretended(scheduler(sliceable=sliceable))
+        system = list(range(5000, 5300))
+        for group in range(4):
+            demos = list(range(group * 1000, group * 1000 + 300))
+            for i in range(8):
+                engine.scheduler.add(make([*system, *demos, *range(9000 + i * 30, 9000 + i * 30 + 20)]))
+        engine.run()
+        bound = 300 + 4 * 300 + 32 * 20
+        assert engine.computed <= bound * 1.02
+
+
+def test_later_requests_reuse_what_is_there():
+    for sliceable in (True, False):
+        engine = Pretended(scheduler(sliceable=sliceable))
+        shared = list(range(400))
+        for i in range(5):
+            engine.scheduler.add(make([*shared, 1000 + i, 2000 + i]))
+            engine.run()
+        alone = 402 if sliceable else 402 + 400
+        assert engine.computed <= alone + 5 * 2 + 2
+
+
+def test_a_prompt_that_comes_first_is_kept_up_to_where_the_next_will_part():
+    for sliceable in (True, False):
+        engine = Pretended(scheduler(sliceable=sliceable))
+        system = list(range(5000, 5300))
+        for candidate in range(3):
+            demos = list(range(candidate * 1000, candidate * 1000 + 200))
+            for i in range(6):
+                engine.scheduler.add(make([*system, *demos, *range(9000 + i * 30, 9020 + i * 30)], turns=(300, 500)))
+                engine.run()
+        assert engine.computed == 300 + 3 * 200 + 18 * 20
+
+
+def test_prompts_that_share_nothing_are_not_computed_one_after_another():
+    for sliceable in (True, False):
+        engine = Pretended(scheduler(sliceable=sliceable))
+        for i in range(32):
+            engine.scheduler.add(make(range(i * 1000, i * 1000 + 200), turns=(100,)))
+        engine.run()
+        assert engine.steps == 4
+
+
+def test_nobody_starves_while_a_popular_prefix_keeps_coming():
+    engine = Pretended(scheduler(rows=2, age=5.0))
+    popular = list(range(300))
+    for i in range(4):
+        engine.scheduler.add(make([*popular, 1000 + i], arrival=0.0))
+    lonely = engine.scheduler.add(make(range(7000, 7200), arrival=0.5))
+    for now in range(40):
+        engine.scheduler.add(make([*popular, 2000 + now], arrival=float(now)))
+        engine.turn(float(now))
+        if lonely in engine.finished:
+            break
+    assert lonely in engine.finished
+    assert now < 15
+
+
+def test_bytes_bound_the_rows_and_idle_prefixes_make_room():
+    engine = Pretended(scheduler(bytes=2000, bytes_per_token=10, tree_bytes=1200))
+    for i in range(3):
+        engine.scheduler.add(make([*range(i * 100, i * 100 + 40)], max_tokens=20))
+        engine.run()
+    kept = engine.scheduler.tree.entries
+    assert kept == 3
+    assert engine.scheduler.tree.evictions == 0
+    for i in range(3, 9):
+        engine.scheduler.add(make([*range(i * 100, i * 100 + 40)], max_tokens=20))
+    engine.run()
+    assert len(engine.finished) == 9
+    assert 1 < engine.peak < 6
+    assert engine.scheduler.tree.evictions > 0
+
+
+def test_rows_that_begin_with_a_copy_of_their_prefix_are_counted_with_it():
+    """Where states cannot be cut, rows hold their whole prompt; six of these and the prefix are 7 * 100 tokens."""
+    for sliceable, least, most in ((True, 6, 6), (False, 3, 5)):
+        engine = Pretended(scheduler(sliceable=sliceable, bytes=600, bytes_per_token=1, tree_bytes=300))
+        for i in range(6):
+            engine.scheduler.add(make([*range(90), 100 + i, 1, 2, 3, 4, 5], max_tokens=4))
+        held = []
+        while engine.scheduler.waiting or engine.scheduler.running:
+            engine.turn()
+            held.append(engine.scheduler.reserved + engine.scheduler.tree.bytes)
+        assert max(held) <= 600
+        assert least <= engine.peak <= most
+
+
+def test_making_room_does_not_drop_what_the_prefix_is_cut_from():
+    engine = Pretended(scheduler(bytes=460, bytes_per_token=1, tree_bytes=460))
+    engine.scheduler.add(make([*range(300), *range(1000, 1100)], max_tokens=5))
+    engine.run()
+    engine.scheduler.add(make([*range(300), *range(2000, 2020)], max_tokens=60))
+    engine.run()
+    assert len(engine.finished) == 2
+    assert engine.scheduler.tree.evictions == 1
+
+
+def test_twins_share_one_row_and_late_ones_hear_the_text_so_far():
+    engine = Pretended(scheduler())
+    heard = [[], [], []]
+    entries = [engine.scheduler.add(make(range(50), twin="a", emit=heard[i].append)) for i in range(2)]
+    other = engine.scheduler.add(make(range(50)))
+    for _ in range(3):  # one builds the prefix, two step
+        engine.turn()
+    entries.append(engine.scheduler.add(make(range(50), twin="a", emit=heard[2].append)))
+    engine.run()
+    assert entries[0] is entries[1] is entries[2] is not other
+    assert engine.steps == 4
+    assert engine.peak == 2
+    assert ["".join(texts) for texts in heard] == ["xxxx"] * 3
+    assert heard[2][0] == "xx"
+    assert engine.scheduler.add(make(range(50), twin="a")) is not entries[0]
+
+
+def test_a_row_stays_until_the_last_of_its_riders_is_gone():
+    s = scheduler()
+    sequences = [make(range(50), twin="a", emit=lambda text: None) for _ in range(3)]
+    entries = [s.add(sequence) for sequence in sequences]
+    Pretended(s).turn()
+    assert not entries[0].drop(sequences[0])
+    assert not entries[1].drop(sequences[2])
+    s.check_integrity()
+    assert entries[0].drop(sequences[1])
+    s.leave([entries[0]], [])
+    s.check_integrity()
+
+
+def test_a_listener_that_fails_cancels_itself_alone(caplog):
+    def broken(text):
+        raise RuntimeError("Event loop is closed")
+
+    engine = Pretended(scheduler())
+    heard = []
+    first, second = make(range(50), twin="a", emit=broken), make(range(50), twin="a", emit=heard.append)
+    engine.scheduler.add(first)
+    engine.scheduler.add(second)
+    engine.run()
+    assert first.cancelled
+    assert not second.cancelled
+    assert "".join(heard) == "xxxx"
+    assert "Event loop is closed" in caplog.text
+
+
+REQUESTS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 90), st.integers(0, 3), st.integers(1, 6), st.integers(0, 6)),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(REQUESTS, st.booleans(), st.integers(1, 5), st.sampled_from([900, 4000, 1 << 40]), st.data())
+def test_whatever_arrives_is_finished_or_cancelled_exactly_once(requests, sliceable, rows, size, data):
+    s = scheduler(sliceable=sliceable, rows=rows, bytes=size, bytes_per_token=2, tree_bytes=size // 2, chunk=16)
+    engine = Pretended(s)
+    entries, cancelled = [], set()
+    for family, shared, own, count, turns in requests:
+        prompt = [*range(family * 1000, family * 1000 + shared), *[own] * (own + 1)]
+        sequence = make(prompt, count, turns=(shared,))
+        if not s.fits_alone(sequence):
+            continue
+        entries.append(s.add(sequence))
+        for _ in range(turns):
+            engine.turn()
+        if s.waiting and data.draw(st.booleans()):
+            victim = data.draw(st.sampled_from(s.waiting))
+            s.leave([victim])
+            cancelled.add(victim)
+        elif s.running and data.draw(st.booleans()):
+            victim = data.draw(st.sampled_from(s.running))
+            s.leave([victim], [row for row, entry in enumerate(s.running) if entry is not victim])
+            cancelled.add(victim)
+        s.check_integrity()
+    engine.run()
+    assert sorted(map(id, engine.finished)) == sorted(id(entry) for entry in entries if entry not in cancelled)
+    s.abandon()
+    s.tree.clear()
+    assert s.tree.bytes == 0
+    assert s.reserved == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 3)), min_size=2, max_size=40),
+    st.booleans(),
+    st.integers(1, 4),
+    st.data(),
+)
+def test_every_rider_gets_the_whole_answer_once_unless_it_leaves(requests, sliceable, rows, data):
+    """Twins come and go, rows fail and are run again; who stays hears the same text, from its first character."""
+    s = scheduler(sliceable=sliceable, rows=rows, chunk=16)
+    engine = Pretended(s)
+    heard, entries = {}, {}
+    for kind, turns, action in requests:
+        texts = []
+        sequence = make([*range(70), *[kind] * (kind + 1)], 5, twin=kind or None, emit=texts.append)
+        heard[sequence], entries[sequence] = texts, s.add(sequence)
+        for _ in range(turns):
+            engine.turn()
+        waiting = [rider for entry in [*s.waiting, *s.running] for rider in entry.riders]
+        if action == 1 and waiting:
+            rider = data.draw(st.sampled_from(waiting))
+            entry = entries[rider]
+            if entry.drop(rider):
+                s.leave([entry], [row for row, running in enumerate(s.running) if running is not entry])
+            del heard[rider]
+        elif action == 2 and s.running:
+            s.again(list(s.running))
+        s.check_integrity()
+    engine.run()
+    answered = [rider for entry in engine.finished for rider in entry.riders]
+    assert sorted(map(id, answered)) == sorted(map(id, heard))
+    assert all("".join(texts) == "xxxxx" for texts in heard.values())
+    for entry in engine.finished:
+        for rider in entry.riders:
+            if rider is not entry.sequence:
+                rider.answer_as(entry.sequence)
+            assert (rider.text, rider.finish_reason, rider.tokens) == ("xxxxx", "length", [0] * 5)
