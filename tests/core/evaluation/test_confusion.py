@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from dspy_toolkit.evaluation.confusion import NO_ANSWER, OTHER
-from dspy_toolkit.metrics import Confusion
+from dspy_toolkit.evaluation.confusion import NO_ANSWER, OTHER, Confusion
 
 NAMES = ["rain", "dry", "snow", "fog"]
 PAIRS = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from([*NAMES, "hail", None])), min_size=1, max_size=60)

@@ -12,10 +12,10 @@ from dspy_toolkit.cli.output import Output, styled
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from dspy_toolkit.evaluation.confusion import Confusion
     from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult
     from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
     from dspy_toolkit.lm.usage import Usage
-    from dspy_toolkit.metrics import Confusion
 
 __all__ = [
     "Data",

@@ -1,6 +1,5 @@
 """Metrics: fields compared with fields, a score from 0 to 1, and a sentence of feedback."""
 
-from dspy_toolkit.evaluation.confusion import Confusion
 from dspy_toolkit.metrics.combine import lexicographic, product, threshold, weighted
 from dspy_toolkit.metrics.cost import CallCost, Latency, TokenCost, cost_of
 from dspy_toolkit.metrics.fields import Accuracy, ExactMatch, FieldMetric, TokenF1
@@ -17,7 +16,6 @@ __all__ = [
     "F1",
     "Accuracy",
     "CallCost",
-    "Confusion",
     "ExactMatch",
     "FieldMetric",
     "LLMJudge",

@@ -13,8 +13,8 @@ from dspy_toolkit.errors import DataError
 
 if TYPE_CHECKING:
     from dspy_toolkit.evaluation.comparison import ProgramComparison
+    from dspy_toolkit.evaluation.confusion import Confusion
     from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
-    from dspy_toolkit.metrics import Confusion
 
 __all__ = ["check_plots", "comparison_plots", "evaluation_plots", "plotly_js"]
 
