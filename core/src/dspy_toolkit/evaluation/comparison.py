@@ -8,7 +8,7 @@ from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.evaluation.evaluate import RowResult
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.repeats import noise_floor
-from dspy_toolkit.framework.targets import Target
+from dspy_toolkit.programs.target import Target
 from dspy_toolkit.stats.intervals import Comparison
 from dspy_toolkit.stats.set_intervals import compare_evaluations
 

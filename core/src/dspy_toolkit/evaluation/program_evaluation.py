@@ -12,9 +12,9 @@ from dspy_toolkit.evaluation.confusion import Confusion
 from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult
 from dspy_toolkit.evaluation.repeats import Noise, combined, total_usage
 from dspy_toolkit.evaluation.rows import EvaluationRows, labelled, labels
-from dspy_toolkit.framework.targets import Target
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics.labels import label_key
+from dspy_toolkit.programs.target import Target
 
 __all__ = ["ProgramEvaluation", "completion_of"]
 

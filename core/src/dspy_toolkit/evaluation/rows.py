@@ -10,8 +10,8 @@ import dspy
 from dspy_toolkit.data.dataset import read_dataset
 from dspy_toolkit.data.splits import AnyData, draw, input_fields, leak_key, prepare, signatures_of, to_examples
 from dspy_toolkit.errors import DataError
-from dspy_toolkit.framework.targets import Target
 from dspy_toolkit.programs.nearest import Nearest
+from dspy_toolkit.programs.target import Target
 from dspy_toolkit.types import TaskData
 
 __all__ = ["EvaluationRows", "SetName", "check_not_shown", "rows_of"]

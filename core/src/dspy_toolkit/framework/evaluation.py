@@ -15,8 +15,8 @@ from dspy_toolkit.evaluation.repeats import rollout
 from dspy_toolkit.evaluation.rows import EvaluationRows
 from dspy_toolkit.evaluation.several import evaluate_several
 from dspy_toolkit.framework.evaluation_record import Measurement, Open, recording
-from dspy_toolkit.framework.targets import Target
 from dspy_toolkit.metrics.metric import Metric
+from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import Event, EventSink
 
 __all__ = ["Measuring"]

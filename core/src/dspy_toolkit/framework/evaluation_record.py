@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.rows import EvaluationRows
-from dspy_toolkit.framework.targets import Target
+from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import Event, EventSink
 from dspy_toolkit.runs.identity import about, lm_options
 from dspy_toolkit.runs.journal import Journal

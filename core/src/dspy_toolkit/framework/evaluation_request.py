@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from dspy_toolkit.data.splits import AnyData
 from dspy_toolkit.evaluation.rows import EvaluationRows, SetName, rows_of
 from dspy_toolkit.framework.evaluation import Measuring
-from dspy_toolkit.framework.targets import Target
 from dspy_toolkit.metrics.named import AnyMetrics
+from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import EventSink
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from dspy_toolkit.framework.evaluation_request import EvaluationRequest
 from dspy_toolkit.framework.module_optimization import ModuleOptimization
 from dspy_toolkit.framework.modules import ModuleRegistry, ProjectSignatureConfig
 from dspy_toolkit.framework.request import OptimizationRequest
-from dspy_toolkit.framework.targets import Target, find_target, target_of
+from dspy_toolkit.framework.targets import find_target
 from dspy_toolkit.framework.task_optimization import TaskOptimization
 from dspy_toolkit.lm.cache import configure_cache
 from dspy_toolkit.lm.limits import Limits
@@ -28,6 +28,7 @@ from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import Saved
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.programs.program import Program
+from dspy_toolkit.programs.target import Target, target_of
 from dspy_toolkit.programs.task import Task
 from dspy_toolkit.runs.events import EventSink
 from dspy_toolkit.runs.journal import Journal

@@ -12,7 +12,7 @@ from dspy_toolkit.metrics.named import AnyMetrics
 
 if TYPE_CHECKING:
     from dspy_toolkit.framework.modules import ProjectSignatureConfig
-    from dspy_toolkit.framework.targets import Target
+    from dspy_toolkit.programs.target import Target
     from dspy_toolkit.settings import DSPyConfig
 
 __all__ = ["OptimizationRequest"]

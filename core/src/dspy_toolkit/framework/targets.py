@@ -19,63 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from dspy_toolkit.errors import BundleError, DataError, MetricError, PluginError, SignatureError, UnknownNameError
-from dspy_toolkit.metrics import Metric
-from dspy_toolkit.metrics.named import AnyMetrics, find_metrics
-from dspy_toolkit.plugins import PluginManager
+from dspy_toolkit.errors import BundleError, PluginError, SignatureError, UnknownNameError
+from dspy_toolkit.programs.target import Target
 from dspy_toolkit.programs.task import Task
 from dspy_toolkit.store.bundle import load_program, read_bundle
 from dspy_toolkit.store.store import PLAIN
-from dspy_toolkit.types import MetricEntry, SignatureEntry, TaskData, TaskEntry, resolve
+from dspy_toolkit.types import SignatureEntry, TaskEntry, resolve
 
 if TYPE_CHECKING:
     from dspy_toolkit.framework.framework import DSPyFramework
 
-__all__ = ["Target", "find_target", "target_of"]
+__all__ = ["find_target"]
 
 _AT = re.compile(r"(?P<name>.+)@(?P<version>[A-Za-z0-9][A-Za-z0-9_.-]*)\Z", re.DOTALL)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """`module` is what runs; `plain` makes a fresh one as it was before optimization. Neither has an LM.
-
-    `name` is what it is stored under; `version` is a version's name, None for the plain program, or, where `folder`
-    says so, a bundle's folder.
-    """
-
-    name: str
-    version: str | None
-    module: dspy.Module
-    plain: Callable[[], dspy.Module]
-    task: Task | None = None
-    folder: bool = False
-
-    @property
-    def shown(self) -> str:
-        if self.version is None:
-            return f"{self.name} (not optimized)"
-        return self.version if self.folder else f"{self.name}@{self.version}"
-
-    @property
-    def project(self) -> str:
-        """Whose settings apply."""
-        return self.name.partition("/")[0]
-
-    def data(self) -> TaskData:
-        """The task's own rows. Raises DataError for what is no task."""
-        if self.task is None:
-            raise DataError(f"{self.name} has no rows of its own; give some (--data FILE, or `dataset` in Python).")
-        return self.task.data()
-
-    def metrics(self, plugins: PluginManager, given: AnyMetrics | None) -> list[Metric]:
-        """Those that are given, or the task's. Raises MetricError for what is no task, and as `find_metric` does."""
-        if given not in (None, [], ()):
-            return find_metrics(plugins, given, project=self.project)
-        if self.task is None:
-            known = ", ".join(plugins.entries(MetricEntry))
-            raise MetricError(f"{self.name} has no metric of its own; name one (--metric): {known}.")
-        return [self.task.metric()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +62,6 @@ def find_target(framework: "DSPyFramework", name: str, *, plain: bool = False) -
     version = framework.store.get(source.name, asked)
     module = load_program(version.bundle, source.plain)
     return Target(name=source.name, version=version.name, module=module, plain=source.plain, task=source.task)
-
-
-def target_of(module: dspy.Module) -> Target:
-    """The target of a module in hand."""
-    return Target(name=type(module).__name__, version=None, module=module, plain=module.deepcopy)
 
 
 def _in_folder(framework: "DSPyFramework", folder: str, plain: bool) -> Target:

@@ -20,7 +20,7 @@ from dspy_toolkit.types import TaskData
 
 if TYPE_CHECKING:
     from dspy_toolkit.framework.framework import DSPyFramework
-    from dspy_toolkit.framework.targets import Target
+    from dspy_toolkit.programs.target import Target
     from dspy_toolkit.store.store import Version
 
 __all__ = ["TaskOptimization"]

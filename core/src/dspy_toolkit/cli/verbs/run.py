@@ -9,7 +9,7 @@ from dspy_toolkit.cli.edge import Json, edge
 from dspy_toolkit.cli.output import styled
 
 if TYPE_CHECKING:
-    from dspy_toolkit.framework.targets import Target
+    from dspy_toolkit.programs.target import Target
 
 __all__ = ["add_to"]
 
