@@ -1,6 +1,5 @@
 """Data: inputs inferred, bad rows named, sets that never overlap, draws and digests that depend on content alone."""
 
-import datetime
 import random
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit.data.splits import Splits, digest, input_fields, plain, prepare, row_digest, to_examples
+from dspy_toolkit.data.splits import Splits, digest, input_fields, prepare, row_digest, to_examples
 from dspy_toolkit.errors import DataError
 from dspy_toolkit.types import TaskData
 
@@ -161,13 +160,6 @@ def test_the_digest_is_of_the_content_and_the_same_in_any_process():
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest(splits({"x", "y", "z"}))
-
-
-def test_plain_data():
-    assert plain(datetime.date(2024, 5, 1)) == "2024-05-01"
-    assert plain([Point(x=1)]) == [{"x": 1}]
-    with pytest.raises(DataError, match="object"):
-        plain(object())
 
 
 def test_many_rows_are_no_trouble():

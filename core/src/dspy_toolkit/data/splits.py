@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import json
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +10,11 @@ from typing import Any, cast
 
 import dspy
 from dspy.adapters.utils import annotation_allows_none
-from pydantic_core import to_jsonable_python
 
 from dspy_toolkit.data.duplicates import normal_form
 from dspy_toolkit.errors import DataError
 from dspy_toolkit.types import TaskData
+from dspy_toolkit.values import canonical_json, plain
 
 __all__ = [
     "AnyData",
@@ -25,7 +24,6 @@ __all__ = [
     "draw",
     "input_fields",
     "leak_key",
-    "plain",
     "prepare",
     "row_digest",
     "signatures_of",
@@ -138,28 +136,12 @@ def prepare(
 def digest(splits: Splits) -> str:
     """sha256 over all rows of the three sets, in any order within a set: equal for equal data, in any process."""
     content = {name: sorted(map(row_digest, getattr(splits, name))) for name in _SETS}
-    return hashlib.sha256(_canonical(content)).hexdigest()
+    return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def row_digest(row: Row) -> str:
     """sha256 over one row's canonical JSON."""
-    return hashlib.sha256(_canonical({str(key): plain(value) for key, value in row.items()})).hexdigest()
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: pydantic models as objects, dates as ISO text, sets sorted. Raises DataError if it
-    cannot be.
-    """
-    if isinstance(value, set | frozenset):
-        return sorted((plain(item) for item in value), key=_canonical)
-    try:
-        return to_jsonable_python(value)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"A value of type {type(value).__name__} cannot be written as JSON: {error}") from error
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    return hashlib.sha256(canonical_json({str(key): plain(value) for key, value in row.items()})).hexdigest()
 
 
 def _forward_parameters(program: dspy.Module) -> dict[str, bool]:
@@ -208,7 +190,7 @@ def _check_disjoint(sets: Mapping[str, Sequence[dspy.Example]]) -> None:
 def leak_key(example: dspy.Example) -> str:
     """Equal for rows that are copies of each other, though one may be written a little differently."""
     inputs = {str(key): normal_form(plain(value), loose=True) for key, value in example.inputs().items()}
-    return hashlib.sha256(_canonical(inputs)).hexdigest()
+    return hashlib.sha256(canonical_json(inputs)).hexdigest()
 
 
 def draw(examples: tuple[dspy.Example, ...], count: int | None, seed: int, name: str) -> tuple[dspy.Example, ...]:

@@ -15,6 +15,7 @@ import dspy
 
 from dspy_toolkit.errors import DataError, MetricError
 from dspy_toolkit.metrics.metric import Score
+from dspy_toolkit.values import plain
 
 __all__ = [
     "Accuracy",
@@ -175,8 +176,6 @@ def same(expected: Any, got: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    from dspy_toolkit.data.splits import plain
-
     try:
         return plain(value)
     except DataError:

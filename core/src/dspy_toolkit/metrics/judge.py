@@ -11,6 +11,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from dspy_toolkit.errors import MetricError, ToolkitError
 from dspy_toolkit.metrics.score import Score
+from dspy_toolkit.values import plain
 
 __all__ = ["LLMJudge"]
 
@@ -101,8 +102,6 @@ def _connect(model: str) -> dspy.LM:
 
 
 def _json(values: Any) -> str:
-    from dspy_toolkit.data.splits import plain
-
     data = {}
     for name, value in values.items():
         try:

@@ -15,6 +15,7 @@ from dspy_toolkit.errors import DataError, MetricError
 from dspy_toolkit.metrics.fields import check_labels, labelled_fields
 from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.metrics.set_metric import SetMetric
+from dspy_toolkit.values import plain
 
 __all__ = [
     "F1",
@@ -200,8 +201,6 @@ def _quotient(dividend: float, divisor: float) -> float:
 
 def label_key(value: Any) -> Hashable:
     """Text as it is but for blanks around it; anything else as a pair, so that True is not 1 and 1 is not "1"."""
-    from dspy_toolkit.data.splits import plain
-
     data = plain(value)
     if isinstance(data, str):
         return data.strip()

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from dspy_toolkit.errors import MetricError
 from dspy_toolkit.metrics.fields import FieldMetric, normalized
+from dspy_toolkit.values import plain
 
 __all__ = ["SetOverlap", "set_f1"]
 
@@ -67,8 +68,6 @@ def _items(value: Any) -> dict[str, Any]:
 
 
 def _key(item: Any) -> str:
-    from dspy_toolkit.data.splits import plain
-
     if isinstance(item, str):
         return f"'{normalized(item) or item.strip()}"
     data = plain(item)

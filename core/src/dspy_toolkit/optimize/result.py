@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import dspy
 
-from dspy_toolkit.data.splits import plain
 from dspy_toolkit.evaluation.evaluate import ErrorGroup, Evaluation
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.stats.intervals import Comparison, ScoreEstimate
+from dspy_toolkit.values import plain
 
 __all__ = ["OptimizationResult", "ResultStatus"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import dspy
 from pydantic_core import to_json
 
-from dspy_toolkit.data.splits import plain
 from dspy_toolkit.errors import DataError, MetricError
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.values import plain
 
 __all__ = ["RecordedMetric", "Scores"]
 

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from dspy_toolkit.data.splits import plain
 from dspy_toolkit.errors import OptimizationError, UnknownNameError
 from dspy_toolkit.runs.journal import Journal, read_journal
+from dspy_toolkit.values import plain
 
 __all__ = ["Run", "RunStatus", "Runs", "identity_key", "is_written"]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from dspy_toolkit.data.splits import plain
 from dspy_toolkit.errors import BundleError
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.runs.identity import packages
 from dspy_toolkit.stats.intervals import Comparison, ScoreEstimate
 from dspy_toolkit.store.shape import Shape
+from dspy_toolkit.values import plain
 
 __all__ = ["FORMAT", "Manifest"]
 

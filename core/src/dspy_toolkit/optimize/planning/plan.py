@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import dspy
 
-from dspy_toolkit.data.splits import Splits, plain
+from dspy_toolkit.data.splits import Splits
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.lm.usage import Usage
@@ -23,6 +23,7 @@ from dspy_toolkit.optimize.planning.calibration import Calibration, calibrate
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known
 from dspy_toolkit.optimize.planning.pricing import Spending
 from dspy_toolkit.optimize.planning.prompt_lengths import Lengths
+from dspy_toolkit.values import plain
 
 __all__ = ["Plan", "PlanRow", "plan"]
 
