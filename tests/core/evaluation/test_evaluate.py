@@ -9,7 +9,7 @@ import pytest
 from dspy_toolkit.data.splits import to_examples
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.evaluation.evaluate import evaluate
-from dspy_toolkit.lm.usage import DEAD_AFTER
+from dspy_toolkit.lm.meter import DEAD_AFTER
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.testing import ScriptedLM
 

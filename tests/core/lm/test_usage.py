@@ -13,8 +13,9 @@ from dspy_toolkit.data.splits import to_examples
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.evaluation.evaluate import evaluate
 from dspy_toolkit.lm.limits import BudgetSpent, Limits
-from dspy_toolkit.lm.meter import metered, other_lms
-from dspy_toolkit.lm.usage import Call, Meter
+from dspy_toolkit.lm.meter import Meter
+from dspy_toolkit.lm.metered import metered, other_lms
+from dspy_toolkit.lm.usage import Call
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.testing import ScriptedLM

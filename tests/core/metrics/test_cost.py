@@ -7,7 +7,7 @@ import pytest
 
 from dspy_toolkit.errors import MetricError, OptimizationError
 from dspy_toolkit.evaluation.evaluate import evaluate
-from dspy_toolkit.lm.usage import Meter
+from dspy_toolkit.lm.meter import Meter
 from dspy_toolkit.metrics import Latency, Metric, TokenCost, cost_of
 from dspy_toolkit.stats.pareto import fewer_tokens, less_time, pareto_front
 from dspy_toolkit.testing import ScriptedLM

@@ -14,7 +14,7 @@ from dspy_toolkit.builtin.search import Search, fresh, most_written, second_lm, 
 from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
-from dspy_toolkit.lm.usage import Ended
+from dspy_toolkit.lm.meter import Ended
 from dspy_toolkit.optimize.feedback import gives_feedback
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.optimize.planning.amount import Amount

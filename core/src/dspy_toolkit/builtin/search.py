@@ -11,6 +11,7 @@ from dspy.utils.callback import BaseCallback
 from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.selection import SMALL, billions_of
 
@@ -133,8 +134,9 @@ def second_lm(job: OptimizerJob, model: str | None) -> Any:
     if model is not None and job.connect is None:
         raise OptimizationError(f"The model {model!r} cannot be connected here; give `optimize` a `connect` function.")
     lm = job.lm if model is None else job.connect(model)  # type: ignore[misc]
-    billions = billions_of(str(getattr(lm, "model", "")))
-    most = getattr(lm, "kwargs", {}).get("max_tokens")
+    info = LMInfo.of(lm)
+    billions = billions_of(info.model)
+    most = info.max_tokens
     if billions is None or billions >= SMALL or (most is not None and most <= WRITTEN):
         return lm
     return lm.copy(max_tokens=WRITTEN)

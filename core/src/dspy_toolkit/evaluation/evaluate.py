@@ -17,8 +17,10 @@ import dspy
 from pydantic_core import to_jsonable_python
 
 from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted
+from dspy_toolkit.lm.info import LMInfo
+from dspy_toolkit.lm.meter import DeadLM, Ended, Meter, StopRequested
 from dspy_toolkit.lm.quiet import quiet
-from dspy_toolkit.lm.usage import DeadLM, Ended, Meter, StopRequested, Usage
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.metrics.set_metric import SetMetric
 from dspy_toolkit.runs.events import Emitter, EventSink, Stage
@@ -370,7 +372,7 @@ def _with_row(error: Exception, number: int) -> Exception:
 
 
 def _model(lm: Any) -> str:
-    return repr(getattr(lm, "model", type(lm).__name__))
+    return repr(LMInfo.of(lm).model)
 
 
 def _describe(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from dspy.utils.callback import BaseCallback
 
 from dspy_toolkit.data.splits import Splits, row_digest
 from dspy_toolkit.errors import DataError, MetricError, OptimizationError
-from dspy_toolkit.lm.usage import Ended
+from dspy_toolkit.lm.meter import Ended
 
 __all__ = ["Failures"]
 

@@ -9,7 +9,7 @@ import dspy
 
 from dspy_toolkit.errors import MetricError, OptimizationError, OptimizationInterrupted
 from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult, evaluate, group_errors
-from dspy_toolkit.lm.usage import StopRequested
+from dspy_toolkit.lm.meter import StopRequested
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.metrics.set_metric import SetMetric

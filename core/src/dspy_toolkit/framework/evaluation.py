@@ -15,6 +15,7 @@ from dspy_toolkit.evaluation.repeats import rollout
 from dspy_toolkit.evaluation.rows import EvaluationRows
 from dspy_toolkit.evaluation.several import evaluate_several
 from dspy_toolkit.framework.evaluation_record import Measurement, Open, recording
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import Event, EventSink
@@ -55,7 +56,7 @@ class Measuring:
         def found(partial: str = "") -> ProgramEvaluation:
             return ProgramEvaluation.of(
                 target,
-                model=str(getattr(lm, "model", type(lm).__name__)),
+                model=LMInfo.of(lm).model,
                 rows=rows,
                 seed=self.seed,
                 repeats=done,
@@ -114,6 +115,6 @@ class Measuring:
 
     def _announced(self, side: str, target: Target, rows: EvaluationRows, lm: Any) -> ProgramEvaluation:
         if self.on_event is not None:
-            model = getattr(lm, "model", type(lm).__name__)
+            model = LMInfo.of(lm).model
             self.on_event(Event(kind="note", stage="evaluate", message=f"{side}: {target.shown} with {model}"))
         return self.evaluate(target, rows, lm)

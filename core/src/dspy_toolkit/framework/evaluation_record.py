@@ -10,9 +10,10 @@ from pydantic_core import to_json
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.rows import EvaluationRows
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import Event, EventSink
-from dspy_toolkit.runs.identity import about, lm_options
+from dspy_toolkit.runs.identity import about
 from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.runs.recorder import Recorder
 from dspy_toolkit.signatures.fingerprint import fingerprint
@@ -36,13 +37,14 @@ class Measurement:
 
     def begin(self, measuring: "Measuring", target: Target, rows: EvaluationRows, lm: Any) -> None:
         names = [metric.name for metric in measuring.metrics]
+        info = LMInfo.of(lm)
         identity = {
             "kind": "evaluate",
             "task": target.name,
             "program": target.shown,
             "metric": ", ".join(names),
-            "model": str(getattr(lm, "model", type(lm).__name__)),
-            "model_options": lm_options(lm),
+            "model": info.model,
+            "model_options": dict(info.options),
             "adapter": type(measuring.adapter).__name__,
             "seed": measuring.seed,
             "repeats": measuring.repeats,

@@ -87,6 +87,6 @@ class OptimizationRequest:
             "rows": dict(self.rows),
             "parameters": dict(self.parameters),
             "num_threads": self.num_threads,
-            "limits": {} if self.limits is None else self.limits.given(),
+            "limits": {} if self.limits is None else self.limits.active(),
             "max_errors": self.max_errors,
         }

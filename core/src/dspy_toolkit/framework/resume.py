@@ -85,7 +85,7 @@ def going_on(name: str, error: OptimizationError, stored: Sequence[str], task: s
 
 
 def _larger(run: Run, had: Mapping[str, float], limits: Limits | None) -> Limits:
-    now = {**had, **(limits.given() if limits else {})}
+    now = {**had, **(limits.active() if limits else {})}
     if run.status == "budget" and not any(now[name] > had[name] for name in had):
         spent = ", ".join(f"{value:g} {name}" for name, value in had.items())
         name, value = next(iter(had.items()))

@@ -10,12 +10,12 @@ An LM without them is left alone: without its tokenizer every number would be a 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import dspy
 
 from dspy_toolkit.data.splits import Splits, signatures_of
-from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.lm.info import LMInfo
 
 __all__ = ["ContextWindow", "limit_demos"]
 
@@ -27,18 +27,16 @@ class ContextWindow:
     """How much a prompt may hold: `limit` tokens, which is the model's context less what the answer may take."""
 
     limit: int
-    count: Callable[[list[dict[str, Any]]], int]
+    count: Callable[[Sequence[Mapping[str, Any]]], int]
 
     @classmethod
     def of(cls, lm: Any) -> "ContextWindow | None":
         """The window of an LM whose engine tells its tokenizer and context length, else None."""
-        engine = getattr(lm, "engine", None)
-        count: Any = getattr(engine, "count_tokens", None)
-        length = getattr(engine, "context_length", None)
-        if count is None or not isinstance(length, int):
+        info = LMInfo.of(lm)
+        if info.count_tokens is None or info.context_length is None:
             return None
-        answer = getattr(lm, "kwargs", {}).get("max_tokens") or _ANSWER
-        return cls(limit=max(1, length - min(answer, length // 2)), count=count)
+        answer = min(info.max_tokens or _ANSWER, info.context_length // 2)
+        return cls(limit=max(1, info.context_length - answer), count=info.count_tokens)
 
     def tokens(
         self, signature: type[dspy.Signature], demos: Sequence[Any], inputs: Mapping[str, Any], adapter: Any = None
@@ -60,15 +58,16 @@ class ContextWindow:
             if longest is None:
                 continue
             bare = self.tokens(signature, [], longest)
-            each = max(1, self.tokens(signature, [longest], longest) - bare)
-            here = max(0, (self.limit - bare) // each)
+            demo = max(1, self.tokens(signature, [longest], longest) - bare)
+            here = max(0, (self.limit - bare) // demo)
             fit = here if fit is None else min(fit, here)
         return fit
 
     def fit(self, program: dspy.Module, data: Splits, *, note: Callable[[str], None]) -> dspy.Module:
         """The program itself if its prompts fit for the longest rows, else a copy with fewer demonstrations.
 
-        Whole demonstrations go, the last first, and `note` is told how many. Labels play no part, only lengths.
+        Whole demonstrations are dropped, the last first, and `note` gets a message with their number. Labels play no
+        part, only lengths.
         """
         rows = [*data.train, *data.validation, *data.test]
         signatures = signatures_of(program)
@@ -97,18 +96,33 @@ class ContextWindow:
         return count
 
 
-def limit_demos(job: OptimizerJob, **wanted: int) -> dict[str, Any]:
-    """The given numbers of demonstrations, none more than fit the model's context; a note says which were lowered."""
+class DemosJob(Protocol):
+    """What `limit_demos` needs of an optimizer's job."""
+
+    @property
+    def lm(self) -> Any: ...
+
+    @property
+    def program(self) -> dspy.Module: ...
+
+    @property
+    def train(self) -> Sequence[dspy.Example]: ...
+
+    def note(self, message: str) -> None: ...
+
+
+def limit_demos(job: DemosJob, **limits: int) -> dict[str, Any]:
+    """These numbers of demonstrations, lowered to what fits the model's context; a note says which were lowered."""
     window = ContextWindow.of(job.lm)
     fit = window.demos_that_fit(job.program, job.train) if window else None
-    if window is None or fit is None or all(number <= fit for number in wanted.values()):
-        return wanted
-    lowered = [f"{name} from {number}" for name, number in wanted.items() if number > fit]
+    if window is None or fit is None or all(number <= fit for number in limits.values()):
+        return limits
+    lowered = [f"{name} from {number}" for name, number in limits.items() if number > fit]
     job.note(
         f"Lowered to {fit}: {', '.join(lowered)}. More demonstrations as long as the longest training row would not "
         f"fit the {window.limit} tokens the model's context leaves for a prompt."
     )
-    return {name: min(number, fit) for name, number in wanted.items()}
+    return {name: min(number, fit) for name, number in limits.items()}
 
 
 def _longest(rows: Sequence[Any], signature: type[dspy.Signature]) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Noting on each prediction what its call took, in whichever place DSPy calls the program."""
+"""Setting on each prediction what its call cost, wherever DSPy calls the program."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ __all__ = ["CostRecorder"]
 
 @dataclass(slots=True)
 class _Open:
-    """A module call that is going on; `parent` is the call that made it."""
+    """A module call in flight; `parent` is the call that made it."""
 
     call_id: str
     parent: Optional["_Open"]
@@ -46,7 +46,7 @@ _OPEN: ContextVar[_Open | None] = ContextVar("dspy_toolkit_open_call", default=N
 class CostRecorder(BaseCallback):
     """Sets `_toolkit_cost`, and DSPy's own LM usage, on the prediction of every module call. Holds no state itself.
 
-    `add_answer` is to be told of every answer, `add_usage` of those that did not come from the cache.
+    `add_answer` must be called for every answer, `add_usage` for those that did not come from the cache.
     """
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ class CostRecorder(BaseCallback):
         call.note(outputs)
 
     def recording(self, call: Callable[[], Any]) -> Any:
-        """What `call` returns, with the cost noted on it: for one call of a program, without DSPy's callbacks."""
+        """What `call` returns, with its cost set on it: for one call of a program, without DSPy's callbacks."""
         opened = _Open("", _OPEN.get())
         token = _OPEN.set(opened)
         try:
@@ -73,7 +73,7 @@ class CostRecorder(BaseCallback):
         return outputs
 
     def add_answer(self) -> None:
-        """To be told of every answer, from the cache or not, in the context of its call."""
+        """Count an answer, from the cache or not; called in the context of its call."""
         call = _OPEN.get()
         while call is not None:
             call.answered += 1

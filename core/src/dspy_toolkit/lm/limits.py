@@ -10,7 +10,7 @@ class Limits:
     """Hard limits of a run; None is no limit.
 
     `calls` are LM calls not answered from the cache, and are never exceeded. `tokens` (read and written) and `cost` (US
-    dollars) are known only after a call: no call begins once they are reached, so the calls then going on may exceed
+    dollars) are known only after a call: no call begins once they are reached, so the calls in flight then may exceed
     them. `seconds` count from the start of the run.
     """
 
@@ -19,7 +19,7 @@ class Limits:
     seconds: float | None = None
     cost: float | None = None
 
-    def given(self) -> dict[str, float]:
+    def active(self) -> dict[str, float]:
         """Those that limit something."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 

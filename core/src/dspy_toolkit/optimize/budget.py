@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.limits import BudgetSpent, Limits
 from dspy_toolkit.lm.prices import price_of
 
@@ -45,7 +46,7 @@ class Budget:
 
     def __init__(self, limits: Limits, *, lm: Any, rows: int, predictors: int, times: float = 1.0):
         self.limits = limits
-        self._lm = lm
+        self._lm = LMInfo.of(lm)
         self._rows = rows
         self._calls = rows * predictors
         self._times = times
@@ -65,7 +66,7 @@ class Budget:
             if limit is not None and limit <= 0:
                 raise OptimizationError(f"The budget is {limit:g} {unit}; give more than 0.")
         if self.limits.cost is not None:
-            self.check_price(self._lm)
+            self._check_price(self._lm)
 
     def check_covers(self, prompts: Callable[[], Iterable[Sequence[Any]]]) -> None:
         """Raise OptimizationError for a budget that two evaluations alone would exceed, as far as that can be known.
@@ -79,11 +80,11 @@ class Budget:
                 f"{self._rows} test rows before and {least - self._calls} after, {least} in all, and the search comes "
                 "on top. Give more, or draw fewer test rows."
             )
-        count = getattr(getattr(self._lm, "engine", None), "count_tokens", None)
+        count = self._lm.count_tokens
         if count is None or (self.limits.tokens is None and self.limits.cost is None):
             return
         tokens = 2 * sum(map(count, prompts()))
-        price = price_of(str(getattr(self._lm, "model", "")))
+        price = self._lm.price
         cost = 0.0 if price is None else price.of(tokens, 0)
         for limit, needed, unit in ((self.limits.tokens, tokens, "tokens"), (self.limits.cost, cost, "dollars")):
             if limit is not None and limit < needed:
@@ -95,14 +96,16 @@ class Budget:
 
     def check_price(self, lm: Any) -> None:
         """Raise OptimizationError if cost is limited and this model's is not known."""
-        model = str(getattr(lm, "model", ""))
+        self._check_price(LMInfo.of(lm))
+
+    def _check_price(self, lm: LMInfo) -> None:
         if self.limits.cost is None:
             return
         with suppress(ImportError):
             import litellm  # noqa: F401  # its table of prices is looked up where it was imported
-        if price_of(model) is None:
+        if lm.price is None:
             raise OptimizationError(
-                f"The cost of {model!r} cannot be limited, for it has no list price; limit tokens or calls instead."
+                f"The cost of {lm.model!r} cannot be limited, for it has no list price; limit tokens or calls instead."
             )
 
     def baseline(self) -> Limits:
@@ -162,7 +165,7 @@ class Budget:
 
     def _tokens(self, call: "Call") -> tuple[int, int]:
         """Read and written tokens of a call that came from the cache, which does not tell."""
-        count = getattr(getattr(self._lm, "engine", None), "count_tokens", None)
+        count = self._lm.count_tokens
         if count is None:
             read = sum(_length(message.get("content")) for message in call.messages) // _BYTES_PER_TOKEN
         else:

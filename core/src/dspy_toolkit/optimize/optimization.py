@@ -16,9 +16,11 @@ from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, Tool
 from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult, evaluate_metered, group_errors
 from dspy_toolkit.evaluation.failures import Failures
 from dspy_toolkit.lm.context_window import ContextWindow
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.limits import BudgetSpent
+from dspy_toolkit.lm.meter import DeadLM, Ended, Meter, StopRequested, interrupting
 from dspy_toolkit.lm.quiet import quiet
-from dspy_toolkit.lm.usage import Call, DeadLM, Ended, Meter, StopRequested, Usage, interrupting
+from dspy_toolkit.lm.usage import Call, Usage
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.budget import Budget, prompt_bytes, prompts
 from dspy_toolkit.optimize.job import OptimizerJob
@@ -75,6 +77,7 @@ class Optimization:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self.lm_info = LMInfo.of(self.lm)
         before = self.before
         self.meter = self._meter(lambda: before.usage if before else Usage(), before.seconds if before else 0.0)
         self._searching = self.meter  # which a budget may part from the meter of what comes after
@@ -141,7 +144,7 @@ class Optimization:
     def _stages(self) -> None:
         if self.reason:
             self.emitter.note("search", f"{self.optimizer_name}: {self.reason}")
-        if self.record.journal is not None and getattr(self.lm, "cache", True) is False:
+        if self.record.journal is not None and self.lm_info.cache is False:
             self.emitter.note(
                 "baseline", "This LM's answers are not kept (cache is off): going on with this run will ask again."
             )
@@ -239,9 +242,9 @@ class Optimization:
         except Ended as ended:
             raise ended.cause from None
         except DeadLM as dead:
-            model = getattr(self.lm, "model", "")
             raise OptimizationError(
-                f"The LM {model!r} stopped answering during the search: {type(dead.cause).__name__}: {dead.cause}"
+                f"The LM {self.lm_info.model!r} stopped answering during the search: "
+                f"{type(dead.cause).__name__}: {dead.cause}"
             ) from dead.cause
         except ToolkitError:
             raise
@@ -269,7 +272,9 @@ class Optimization:
     # --- what the stages are told with
 
     def _meter(self, before: Callable[[], Usage], seconds: float) -> Meter:
-        return Meter(self.stop, limits=self.budget.limits, on_call=self._called, before=before, seconds=seconds)
+        return Meter(
+            self.stop, limits=self.budget.limits, on_call=self._called, earlier=before, earlier_seconds=seconds
+        )
 
     def _context(self) -> AbstractContextManager[None]:
         adapter = {} if self.adapter is None else {"adapter": self.adapter}
@@ -362,7 +367,7 @@ class Optimization:
         return OptimizationResult(
             program=self.found,
             task=self.task,
-            model=str(getattr(self.lm, "model", type(self.lm).__name__)),
+            model=self.lm_info.model,
             optimizer=self.optimizer_name,
             reason=self.reason,
             parameters=self.parameters,

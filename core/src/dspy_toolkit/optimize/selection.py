@@ -21,6 +21,7 @@ import dspy
 from dspy_toolkit.data.splits import Splits, signatures_of
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.feedback import gives_feedback
 
@@ -81,7 +82,7 @@ class Situation:
             validation=len(data.validation),
             predictors=max(1, len(signatures_of(program))),
             feedback=gives_feedback(metric, data.train, program),
-            billions=billions_of(str(getattr(lm, "model", ""))),
+            billions=billions_of(LMInfo.of(lm).model),
             demos_that_fit=window.demos_that_fit(program, data.train) if window else None,
             **known,
         )

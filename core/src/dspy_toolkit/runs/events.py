@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from dspy_toolkit.lm.quiet import loud
 
 if TYPE_CHECKING:
-    from dspy_toolkit.lm.usage import Meter
+    from dspy_toolkit.lm.meter import Meter
 
 __all__ = ["Emitter", "Event", "EventKind", "EventSink", "Stage"]
 

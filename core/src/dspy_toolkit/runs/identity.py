@@ -19,11 +19,11 @@ from pydantic_core import to_jsonable_python
 from dspy_toolkit import __version__
 from dspy_toolkit.data.splits import Splits, digest
 from dspy_toolkit.errors import BundleError
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.signatures.fingerprint import fingerprint
 
-__all__ = ["about", "differences", "identity", "lm_options", "packages", "state_of"]
+__all__ = ["about", "differences", "identity", "packages", "state_of"]
 
-_LM_OPTIONS = ("temperature", "max_tokens", "top_p", "seed", "stop")  # never keys or addresses
 _GIT_SECONDS = 5
 
 
@@ -40,14 +40,15 @@ def identity(
     task: str,
 ) -> dict[str, Any]:
     """What decides the outcome of a run. Budgets, threads and where things are kept do not."""
+    info = LMInfo.of(lm)
     return {
         "task": task,
         "optimizer": optimizer,
         "parameters": _plain(dict(parameters)),
         "seed": seed,
         "metric": metric,
-        "model": str(getattr(lm, "model", type(lm).__name__)),
-        "model_options": lm_options(lm),
+        "model": info.model,
+        "model_options": dict(info.options),
         "adapter": type(adapter or dspy.ChatAdapter()).__name__,
         "data_digest": digest(data),
         "rows": data.sizes,
@@ -55,12 +56,6 @@ def identity(
         "program": _sha(state_of(program)),
         "version": __version__,
     }
-
-
-def lm_options(lm: Any) -> dict[str, Any]:
-    """The options of an LM that decide what it answers; never a key or an address."""
-    options = getattr(lm, "kwargs", {})
-    return _plain({name: options[name] for name in _LM_OPTIONS if options.get(name) is not None})
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -19,8 +19,9 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.lm.meter import DeadLM, Meter, StopRequested
 from dspy_toolkit.lm.quiet import quiet
-from dspy_toolkit.lm.usage import Call, DeadLM, Meter, StopRequested, Usage
+from dspy_toolkit.lm.usage import Call, Usage
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.planning.forecast import Known
 

@@ -14,6 +14,7 @@ import dspy
 from dspy_toolkit.data.splits import Splits
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.job import OptimizerJob
@@ -163,7 +164,7 @@ def plan(
         lines = _lines(spending, data, forecast)
     return Plan(
         task=task,
-        model=str(getattr(lm, "model", type(lm).__name__)),
+        model=LMInfo.of(lm).model,
         optimizer=name,
         reason=reason,
         parameters=values,

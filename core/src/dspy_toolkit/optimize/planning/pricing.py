@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.prices import Price, price_of
 from dspy_toolkit.lm.usage import Call
 from dspy_toolkit.optimize.planning.amount import NOTHING, Amount
@@ -35,10 +36,11 @@ class Spending:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.model = str(getattr(self.lm, "model", type(self.lm).__name__))
+        self.info = LMInfo.of(self.lm)
+        self.model = self.info.model
         self.told: set[str] = set()
-        self.cached = bool(getattr(self.lm, "cache", False))
-        if getattr(self.lm, "engine", True) is None:
+        self.cached = bool(self.info.cache)
+        if self.info.uses_litellm:
             import litellm  # noqa: F401  # such a model is called through it, and it has the price list
 
     def of(self, work: Work) -> Iterator[dict[str, Any]]:
@@ -116,7 +118,7 @@ class Spending:
 
     def _asked(self, work: Work) -> dict[str, Any]:
         low, expected, high = _INSTRUCTION
-        high = work.most_written or getattr(self.lm, "kwargs", {}).get("max_tokens") or high
+        high = work.most_written or self.info.max_tokens or high
         written = work.calls * Amount(low, min(expected, high), high)
         read = work.calls * (self.lengths.asked(*work.prompt) if work.prompt else Amount(50, 400, 4000))
         seconds = None

@@ -9,6 +9,7 @@ import dspy
 
 from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.lm.context_window import ContextWindow
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.usage import Call
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.calibration import Calibration
@@ -50,7 +51,7 @@ class Lengths:
             calls=_calls(len(program.predictors()), measured),
             read=_measured_amount([call.input_tokens for call in calls if call.input_tokens]) or rendered.read(),
             written=_measured_amount([call.output_tokens for call in calls if call.output_tokens])
-            or rendered.written(getattr(lm, "kwargs", {}).get("max_tokens")),
+            or rendered.written(LMInfo.of(lm).max_tokens),
             made=fmean(rendered.demo(signature, demo) for signature, demo in made) if made else labelled,
             labelled=labelled,
             count=count,
