@@ -16,12 +16,12 @@ from dspy_toolkit.hookspecs import hookimpl
 from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.metrics import ExactMatch, Metric
 from dspy_toolkit.optimize.feedback import gives_feedback
-from dspy_toolkit.optimize.optimizer import check_parameters, find_optimizer
+from dspy_toolkit.optimize.optimizer import find_optimizer, load_optimizer, parse_params
 from dspy_toolkit.optimize.selection import OptimizerType, Situation, billions_of, choose, select_optimizer
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.settings import DSPyConfig
 from dspy_toolkit.testing import ScriptedLM
-from dspy_toolkit.types import OptimizerEntry, ProviderEntry, resolve
+from dspy_toolkit.types import OptimizerEntry, ProviderEntry
 
 PROGRAM = dspy.Predict("question -> answer")
 ROWS = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(60)]
@@ -42,8 +42,8 @@ SITUATIONS = st.builds(
 def test_every_choice_exists_takes_its_parameters_and_has_one_sentence(situation):
     plugins = PluginManager(entry_points=False, select="")
     choice = choose(situation)
-    optimizer = resolve(find_optimizer(plugins, choice.optimizer).entry.optimizer)
-    assert check_parameters(optimizer, choice.optimizer, choice.parameters)
+    optimizer = load_optimizer(find_optimizer(plugins, choice.optimizer).entry)
+    assert parse_params(optimizer, choice.parameters, name=choice.optimizer)
     assert choice.reason.endswith(".")
     assert choice.reason.count(". ") == 0
     assert choice == choose(situation)

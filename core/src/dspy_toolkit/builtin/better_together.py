@@ -17,7 +17,7 @@ from dspy_toolkit.builtin.search import Search, fresh, stripped
 from dspy_toolkit.builtin.simba import simba
 from dspy_toolkit.errors import UnknownNameError
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
-from dspy_toolkit.optimize.optimizer import check_parameters
+from dspy_toolkit.optimize.optimizer import as_optimizer, parameter_values, parse_params
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work
 
@@ -40,7 +40,10 @@ def _steps(strategy: str, parameters: Mapping[str, Mapping[str, Any]]) -> dict[s
     for name in [*names, *parameters]:
         if name not in _STEPS:
             raise UnknownNameError("optimizer for better-together", name, _STEPS)
-    return {name: check_parameters(_STEPS[name], name, parameters.get(name, {})) for name in dict.fromkeys(names)}
+    return {
+        name: parameter_values(parse_params(as_optimizer(_STEPS[name]), parameters.get(name, {}), name=name))
+        for name in dict.fromkeys(names)
+    }
 
 
 def _check(job: OptimizerJob, *, strategy: str, parameters: Mapping[str, Mapping[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.framework.request import OptimizationRequest
 from dspy_toolkit.metrics import Metric
 from dspy_toolkit.optimize.budget import calls_for_search
-from dspy_toolkit.optimize.optimizer import check_parameters, find_optimizer
+from dspy_toolkit.optimize.optimizer import Optimizer, find_optimizer, load_optimizer, parameter_values, parse_params
 from dspy_toolkit.optimize.planning.plan import Plan, plan
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.run import Saved, optimize
@@ -25,7 +25,6 @@ from dspy_toolkit.optimize.selection import OptimizerType, Situation, choose
 from dspy_toolkit.runs.events import EventSink
 from dspy_toolkit.runs.identity import differences, identity
 from dspy_toolkit.runs.runs import identity_key
-from dspy_toolkit.types import resolve
 
 if TYPE_CHECKING:
     from dspy_toolkit.framework.framework import DSPyFramework
@@ -47,7 +46,7 @@ class ModuleOptimization:
     data: Splits
     metric: Metric
     lm: dspy.LM
-    optimizer: Callable[..., dspy.Module]
+    optimizer: Optimizer
     optimizer_name: str
     parameters: Mapping[str, Any]
     reason: str
@@ -71,7 +70,7 @@ class ModuleOptimization:
         name, parameters, reason = str(request.optimizer), request.parameters, ""
         auto = name.lower() == OptimizerType.AUTO
         if not auto:
-            check_parameters(resolve(find_optimizer(framework.plugins, name).entry.optimizer), name, parameters)
+            parse_params(load_optimizer(find_optimizer(framework.plugins, name).entry), parameters, name=name)
         data = prepare(rows, module, rows=request.rows, seed=request.seed or 0)
         metric, lm = framework.metric(request.metrics or ()), framework.lm(request.model)
         if auto:
@@ -79,11 +78,11 @@ class ModuleOptimization:
             choice = choose(Situation.of(module, data, metric, lm, task_type=task, max_calls=most))
             name, parameters, reason = choice.optimizer, {**choice.parameters, **parameters}, choice.reason
         found = find_optimizer(framework.plugins, name).entry
-        optimizer = resolve(found.optimizer)
+        optimizer = load_optimizer(found)
         return cls(
             framework=framework, request=request, task=task, program=module, data=data, metric=metric, lm=lm,
             optimizer=optimizer, optimizer_name=found.name,
-            parameters=check_parameters(optimizer, found.name, parameters), reason=reason,
+            parameters=parameter_values(parse_params(optimizer, parameters, name=found.name)), reason=reason,
         )  # fmt: skip
 
     def plan(self, *, measure: bool) -> Plan:

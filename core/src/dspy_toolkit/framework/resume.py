@@ -7,11 +7,10 @@ from typing import Any
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.framework.request import OptimizationRequest
 from dspy_toolkit.lm.limits import Limits
-from dspy_toolkit.optimize.optimizer import check_parameters, find_optimizer
+from dspy_toolkit.optimize.optimizer import find_optimizer, load_optimizer, parameter_values, parse_params
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.runs.runs import Run
-from dspy_toolkit.types import resolve
 
 __all__ = ["asked_again", "command", "flag", "going_on", "shown"]
 
@@ -50,8 +49,8 @@ def _check_same(run: Run, plugins: PluginManager, request: OptimizationRequest) 
     for each, count in request.rows.items():
         if count != had["rows"].get(each):
             raise _other(run, f"rows {each}", had["rows"].get(each, "all"), count)
-    function = resolve(find_optimizer(plugins, name).entry.optimizer)
-    checked = check_parameters(function, name, request.parameters)
+    optimizer = load_optimizer(find_optimizer(plugins, name).entry)
+    checked = parameter_values(parse_params(optimizer, request.parameters, name=name))
     for each, value in request.parameters.items():
         if checked[each] != run.identity["parameters"][each]:
             raise _other(run, f"param {each}", run.identity["parameters"][each], value)

@@ -24,6 +24,7 @@ from dspy_toolkit.lm.usage import Call, Usage
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.budget import Budget, prompt_bytes, prompts
 from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.optimize.optimizer import Optimizer, parameter_values
 from dspy_toolkit.optimize.planning.plan import Plan, plan
 from dspy_toolkit.optimize.result import OptimizationResult, ResultStatus
 from dspy_toolkit.runs.events import Emitter, Event, EventSink, Stage
@@ -48,9 +49,9 @@ class Optimization:
     data: Splits
     metric: RecordedMetric
     scores: Scores
-    optimizer: Callable[..., dspy.Module]
+    optimizer: Optimizer
     optimizer_name: str
-    parameters: dict[str, Any]
+    params: Any
     lm: Any
     adapter: dspy.Adapter | None
     seed: int
@@ -87,6 +88,10 @@ class Optimization:
     def id(self) -> str:
         return self.record.journal.folder.name if self.record.journal is not None else ""
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return parameter_values(self.params)
+
     # --- the run
 
     def make(self, options: Mapping[str, Any]) -> OptimizationResult:
@@ -121,10 +126,8 @@ class Optimization:
         self.budget.check()
         if self.before is None:  # else some of it is in the cache
             self.budget.check_covers(self._prompts)
-        check = getattr(self.optimizer, "preflight", None)
-        if check is not None:
-            with self._context():
-                check(self.job(), **self.parameters)
+        with self._context():
+            self.optimizer.check(self.job(), self.params)
 
     def plan(self) -> None:
         """Have progress and the record say what is expected."""
@@ -232,7 +235,7 @@ class Optimization:
         self.meter.revive()
         try:
             with interrupting(self.meter), self.meter.counting(), self._context(), self._failing(), quiet():
-                found = self.optimizer(self.job(), **self.parameters)
+                found = self.optimizer.compile(self.job(), self.params)
                 if isinstance(found, dspy.Module):
                     found = self._fitting(found)
         except (KeyboardInterrupt, StopRequested) as interruption:

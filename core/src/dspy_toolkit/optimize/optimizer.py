@@ -1,16 +1,70 @@
-"""Finding an optimizer by name and checking its parameters."""
+"""What an optimizer is, finding one by name, and checking its parameters.
+
+optimizer = load_optimizer(find_optimizer(plugins, "bootstrap").entry)
+params = parse_params(optimizer, {"max_rounds": "2"}, name="bootstrap")
+program = optimizer.compile(job, params)
+"""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+import dspy
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.errors import PydanticUserError
 
 from dspy_toolkit.errors import OptimizationError, PluginError, SettingsError, UnknownNameError
+from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.optimize.planning.forecast import Forecast, Known
 from dspy_toolkit.plugins import Found, PluginManager
-from dspy_toolkit.types import OptimizerEntry
+from dspy_toolkit.types import OptimizerEntry, resolve
 
-__all__ = ["check_parameters", "find_optimizer", "parameters_of"]
+__all__ = [
+    "Optimizer",
+    "OptimizerParams",
+    "as_optimizer",
+    "find_optimizer",
+    "load_optimizer",
+    "parameter_values",
+    "parse_params",
+]
+
+
+class OptimizerParams(BaseModel):
+    """Base of an optimizer's parameters: each field has an annotation, a default and a description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+
+class Optimizer(Protocol):
+    """Searches for a better program. Inherit from it and write `compile`; the rest has defaults.
+
+    `Params` holds the documented parameters; `params` is always an instance of it. Only `compile` may call an LM.
+    """
+
+    Params: Any = OptimizerParams
+    """A subclass of OptimizerParams."""
+
+    def check(self, job: OptimizerJob, params: Any) -> None:
+        """Raise a ToolkitError if the run would be pointless; called before the run makes any LM call."""
+
+    def forecast(self, job: OptimizerJob, known: Known, params: Any) -> Forecast | None:
+        """What `compile` will ask for, given what was measured (`known` is empty where nothing was).
+
+        None: unknown; the optimizer works as well, only a plan cannot speak of its search. May be called several times.
+        """
+        return None
+
+    def rollouts_per_row(self, params: Any) -> float:
+        """How often the program that `compile` returns asks the LM, over how often the original does."""
+        return 1.0
+
+    def compile(self, job: OptimizerJob, params: Any) -> dspy.Module:
+        """The best program. It must not change `job.program`; the test rows are not in the job."""
+        ...
+
 
 DSPY_NAMES = {
     "bettertogether": "core/better-together",
@@ -34,60 +88,126 @@ def find_optimizer(plugins: PluginManager, name: str, *, project: str | None = N
     Raises UnknownNameError, closest first, or DuplicateNameError.
     """
     entries = plugins.entries(OptimizerEntry)
-    wanted = DSPY_NAMES.get(name.lower(), name)
+    requested = DSPY_NAMES.get(name.lower(), name)
     try:
-        return plugins.get(OptimizerEntry, wanted, project=project)
+        return plugins.get(OptimizerEntry, requested, project=project)
     except UnknownNameError:
-        same = [each for each in entries if wanted.lower() in (each.lower(), each.partition("/")[2].lower())]
+        same = [
+            qualified
+            for qualified in entries
+            if requested.lower() in (qualified.lower(), qualified.partition("/")[2].lower())
+        ]
         if len(same) == 1:
             return entries[same[0]]
-        plain = {found.entry.name for found in entries.values()} | set(entries)
-        raise UnknownNameError("optimizer", name, plain) from None
+        names = {registered.entry.name for registered in entries.values()} | set(entries)
+        raise UnknownNameError("optimizer", name, names) from None
 
 
-def parameters_of(optimizer: Callable[..., Any], name: str) -> dict[str, inspect.Parameter]:
-    """An optimizer's keyword-only parameters. Raises PluginError when one has no annotation or no default."""
-    parameters = {
-        each.name: each
-        for each in inspect.signature(optimizer, eval_str=True).parameters.values()
-        if each.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    for each in parameters.values():
-        if inspect.Parameter.empty in (each.annotation, each.default):
+def load_optimizer(entry: OptimizerEntry) -> Optimizer:
+    """The optimizer of an entry. Raises PluginError for a reference that leads nowhere."""
+    return as_optimizer(resolve(entry.optimizer), name=entry.name)
+
+
+def as_optimizer(optimizer: Any, *, name: str = "") -> Optimizer:
+    """An Optimizer from an instance, its class, or a function `(job, *, <parameters>) -> dspy.Module`.
+
+    Raises OptimizationError for anything else, PluginError for a function with a parameter that has no annotation or no
+    default.
+    """
+    if hasattr(optimizer, "Params") and hasattr(optimizer, "compile"):
+        made: Any = optimizer() if inspect.isclass(optimizer) else optimizer
+        return made
+    if not callable(optimizer):
+        raise OptimizationError(
+            f"The optimizer {name!r} is {optimizer!r}; expected an Optimizer or a function of an OptimizerJob."
+        )
+    function: Any = optimizer
+    return FunctionOptimizer(function, name=name or getattr(optimizer, "__name__", type(optimizer).__name__))
+
+
+class FunctionOptimizer(Optimizer):
+    """A function as an Optimizer: its keyword-only parameters are the parameters."""
+
+    def __init__(self, function: Callable[..., dspy.Module], *, name: str):
+        self.function = function
+        self.__name__ = name
+        self.Params = _params_of(function, name)
+
+    def check(self, job: OptimizerJob, params: Any) -> None:
+        check = getattr(self.function, "preflight", None)
+        if check is not None:
+            check(job, **parameter_values(params))
+
+    def forecast(self, job: OptimizerJob, known: Known, params: Any) -> Forecast | None:
+        forecast = getattr(self.function, "forecast", None)
+        return None if forecast is None else forecast(job, known, **parameter_values(params))
+
+    def rollouts_per_row(self, params: Any) -> float:
+        times = getattr(self.function, "calls_per_row", None)
+        return 1.0 if times is None else times(**parameter_values(params))
+
+    def compile(self, job: OptimizerJob, params: Any) -> dspy.Module:
+        return self.function(job, **parameter_values(params))
+
+
+def _params_of(function: Callable[..., Any], name: str) -> type[OptimizerParams]:
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if inspect.Parameter.empty in (parameter.annotation, parameter.default):
             raise PluginError(
-                f"The parameter {each.name!r} of the optimizer {name!r} needs an annotation and a default."
+                f"The parameter {parameter.name!r} of the optimizer {name!r} needs an annotation and a default."
             )
-    return parameters
+        fields[parameter.name] = (parameter.annotation, parameter.default)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a parameter `copy` or `json` hides a method nobody calls
+            return create_model(f"{name}.Params", __base__=OptimizerParams, **fields)
+    except (NameError, PydanticUserError) as error:
+        raise PluginError(f"The parameters of the optimizer {name!r} cannot be checked: {error}") from error
 
 
-def check_parameters(optimizer: Callable[..., Any], name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of an optimizer, defaults filled in, values converted to the annotated types.
+def parse_params(optimizer: Optimizer, values: Mapping[str, Any], *, name: str) -> Any:
+    """The optimizer's `Params` with these values and its defaults for the rest.
 
     A string is read as the annotated type, as the command line gives it ("4", "true", "null", "[1, 2]"). Raises
-    UnknownNameError for a parameter that does not exist, SettingsError for a value of the wrong type.
+    UnknownNameError for a parameter that does not exist, SettingsError for a value of the wrong type. `name` is the
+    optimizer's in those messages.
     """
-    if not callable(optimizer):
-        raise OptimizationError(f"The optimizer {name!r} is {optimizer!r}; expected a function of an OptimizerJob.")
-    parameters = parameters_of(optimizer, name)
-    for given in values:
-        if given not in parameters:
-            raise UnknownNameError(f"parameter of the optimizer {name!r}", given, parameters)
-    return {
-        key: _converted(values[key], each.annotation, f"{name}.{key}") if key in values else each.default
-        for key, each in parameters.items()
-    }
-
-
-def _converted(value: Any, annotation: Any, where: str) -> Any:
-    adapter = TypeAdapter(annotation)
+    model: type[BaseModel] = optimizer.Params
+    for key in values:
+        if key not in model.model_fields:
+            raise UnknownNameError(f"parameter of the optimizer {name!r}", key, model.model_fields)
     try:
-        return adapter.validate_python(value)
+        return model.model_validate(dict(values))
     except ValidationError as error:
-        problem = error
-    if isinstance(value, str | bytes):
-        try:
-            return adapter.validate_json(value)
-        except ValidationError:
-            pass  # the first message speaks of the value as it was given
-    reason = problem.errors()[0]["msg"]
-    raise SettingsError(f"The parameter {where} is {value!r}; {reason[:1].lower()}{reason[1:]}.") from problem
+        first = error
+    invalid = {problem["loc"][0] for problem in first.errors() if problem["loc"]}
+    try:
+        return model.model_validate({key: _parsed(values[key]) if key in invalid else values[key] for key in values})
+    except ValidationError as error:
+        second = error
+    # Of those that are still wrong, the message speaks of the value as it was given.
+    still_invalid = [problem["loc"][:1] for problem in second.errors()]
+    problem = next((problem for problem in first.errors() if problem["loc"][:1] in still_invalid), second.errors()[0])
+    reason = problem["msg"][:1].lower() + problem["msg"][1:]
+    if not problem["loc"]:
+        raise SettingsError(f"The parameters of {name} do not go together: {reason}.") from second
+    key = str(problem["loc"][0])
+    raise SettingsError(f"The parameter {name}.{key} is {values[key]!r}; {reason}.") from second
+
+
+def _parsed(value: Any) -> Any:
+    """The value that a string holds as JSON, else the value."""
+    if not isinstance(value, str | bytes):
+        return value
+    try:
+        return pydantic_core.from_json(value)
+    except ValueError:
+        return value
+
+
+def parameter_values(params: BaseModel) -> dict[str, Any]:
+    """All parameters by name, as Python values."""
+    return {name: getattr(params, name) for name in type(params).model_fields}

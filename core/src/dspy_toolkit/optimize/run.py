@@ -12,7 +12,7 @@ from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.budget import Budget
 from dspy_toolkit.optimize.optimization import Optimization, Saved
-from dspy_toolkit.optimize.optimizer import check_parameters
+from dspy_toolkit.optimize.optimizer import Optimizer, as_optimizer, parse_params
 from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.runs.events import EventSink
@@ -29,7 +29,7 @@ def optimize(
     *,
     data: Splits,
     metric: Metric | Callable[..., Any],
-    optimizer: Callable[..., dspy.Module],
+    optimizer: Optimizer | Callable[..., dspy.Module],
     optimizer_name: str = "",
     parameters: Mapping[str, Any] | None = None,
     lm: Any,
@@ -66,7 +66,8 @@ def optimize(
     likewise; UnknownNameError or SettingsError for a parameter that does not exist or has a bad value.
     """
     name = optimizer_name or getattr(optimizer, "__name__", type(optimizer).__name__)
-    given = check_parameters(optimizer, name, parameters or {})
+    optimizer = as_optimizer(optimizer, name=name)
+    params = parse_params(optimizer, parameters or {}, name=name)
     before = Before.of(journal) if journal is not None else None
     failures = Failures(max_errors, data)
     scores = Scores(journal)
@@ -75,7 +76,7 @@ def optimize(
         lm=lm,
         rows=len(data.test),
         predictors=len(program.predictors()),
-        times=getattr(optimizer, "calls_per_row", _once)(**given),
+        times=optimizer.rollouts_per_row(params),
     )
     run = Optimization(
         program=program,
@@ -84,7 +85,7 @@ def optimize(
         scores=scores,
         optimizer=optimizer,
         optimizer_name=name,
-        parameters=given,
+        params=params,
         lm=lm,
         adapter=adapter,
         seed=seed,
@@ -102,7 +103,3 @@ def optimize(
         planned=planned,
     )
     return run.make(options or {})
-
-
-def _once(**_: Any) -> float:
-    return 1.0

@@ -18,7 +18,7 @@ import dspy
 from dspy_toolkit.data.splits import Splits, prepare
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.metrics.metric import Metric
-from dspy_toolkit.optimize.optimizer import check_parameters, find_optimizer
+from dspy_toolkit.optimize.optimizer import as_optimizer, find_optimizer, load_optimizer, parameter_values, parse_params
 from dspy_toolkit.plugins import Found, PluginManager
 from dspy_toolkit.types import (
     Check,
@@ -139,7 +139,7 @@ def _task(found: Found[TaskEntry], targets: Mapping[str, Any], plugins: PluginMa
     )
     yield from _empty_prediction(metric, splits)
     optimizer = find_optimizer(plugins, entry.optimizer, project=found.project)
-    check_parameters(resolve(optimizer.entry.optimizer), entry.optimizer, entry.optimizer_params)
+    parse_params(load_optimizer(optimizer.entry), entry.optimizer_params, name=entry.optimizer)
 
 
 def _not_plain(data: TaskData) -> Iterator[str]:
@@ -167,8 +167,9 @@ def _metric(found: Found[MetricEntry], targets: Mapping[str, Any], plugins: Plug
 
 
 def _optimizer(found: Found[OptimizerEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
-    defaults = check_parameters(targets["optimizer"], found.entry.name, {})
-    check_parameters(targets["optimizer"], found.entry.name, defaults)
+    optimizer = as_optimizer(targets["optimizer"], name=found.entry.name)
+    defaults = parse_params(optimizer, {}, name=found.entry.name)
+    parse_params(optimizer, parameter_values(defaults), name=found.entry.name)
     yield from ()
 
 

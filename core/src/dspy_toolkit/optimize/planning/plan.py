@@ -18,7 +18,7 @@ from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.job import OptimizerJob
-from dspy_toolkit.optimize.optimizer import check_parameters
+from dspy_toolkit.optimize.optimizer import Optimizer, as_optimizer, parameter_values, parse_params
 from dspy_toolkit.optimize.planning.amount import NOTHING, Amount
 from dspy_toolkit.optimize.planning.calibration import Calibration, calibrate
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known
@@ -118,7 +118,7 @@ def plan(
     *,
     data: Splits,
     metric: Metric | Callable[..., Any],
-    optimizer: Callable[..., dspy.Module],
+    optimizer: Optimizer | Callable[..., dspy.Module],
     optimizer_name: str = "",
     parameters: Mapping[str, Any] | None = None,
     lm: Any,
@@ -140,7 +140,8 @@ def plan(
     """
     name = optimizer_name or getattr(optimizer, "__name__", type(optimizer).__name__)
     metric = Metric(metric)
-    values = check_parameters(optimizer, name, parameters or {})
+    optimizer = as_optimizer(optimizer, name=name)
+    params = parse_params(optimizer, parameters or {}, name=name)
     if not checked:
         metric.check([*data.train, *data.validation, *data.test])
     notes: dict[str, None] = {}
@@ -151,14 +152,13 @@ def plan(
     )  # fmt: skip
     settings = {"lm": lm, **({} if adapter is None else {"adapter": adapter})}
     with dspy.context(**settings):
-        check = getattr(optimizer, "preflight", None)
-        if check is not None and not checked:
-            check(job, **values)
-        forecast = _forecast(optimizer, job, Known(), values)
+        if not checked:
+            optimizer.check(job, params)
+        forecast = optimizer.forecast(job, Known(), params)
         measured = None
         if measure:
             measured = _calibrated(job, adapter, forecast, notes)
-            forecast = _forecast(optimizer, job, measured.known if measured else Known(), values)
+            forecast = optimizer.forecast(job, measured.known if measured else Known(), params)
         lengths = Lengths.of(program, data.train, lm, adapter, measured)
         spending = Spending(lm=lm, lengths=lengths, measured=measured, num_threads=num_threads)
         lines = _lines(spending, data, forecast)
@@ -167,7 +167,7 @@ def plan(
         model=LMInfo.of(lm).model,
         optimizer=name,
         reason=reason,
-        parameters=values,
+        parameters=parameter_values(params),
         rows=data.sizes,
         num_threads=num_threads,
         lines=tuple(lines),
@@ -176,11 +176,6 @@ def plan(
         measured=None if measured is None else measured.usage,
         measured_seconds=0.0 if measured is None else measured.seconds,
     )
-
-
-def _forecast(optimizer: Any, job: OptimizerJob, known: Known, parameters: Mapping[str, Any]) -> Forecast | None:
-    forecast = getattr(optimizer, "forecast", None)
-    return None if forecast is None else forecast(job, known, **parameters)
 
 
 def _calibrated(
