@@ -24,7 +24,8 @@ __all__ = ["CONTENDERS"]
 
 def ours(job: Job) -> Outcome:
     """The engine of dspy-toolkit-mlx, cold: nothing of the workload has been seen before."""
-    from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
+    from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
+    from dspy_toolkit_mlx.engine.engine import MLXEngine
     from dspy_toolkit_mlx.engine.ticket import Ticket
     from dspy_toolkit_mlx.lm import MLXLM
 

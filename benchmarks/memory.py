@@ -19,6 +19,7 @@ from rich.table import Table
 
 import dspy_toolkit_mlx  # noqa: F401 - first: it puts a fast BLAS under MLX
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.models.resolve import load, resolve_model
 
 INSTRUCTION = "Read the customer's message, say in one short sentence why it goes where it goes, then name the queue. "
@@ -57,7 +58,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         Request(model="m", messages=(Message.user(f"{row} parcels are missing."),), system=system, config=config)
         for row in range(options.rows)
     ]
-    with MLXEngine(lambda: load(resolved), name=resolved.name, max_rows=options.rows) as engine:
+    with MLXEngine(lambda: load(resolved), name=resolved.name, options=EngineOptions(max_rows=options.rows)) as engine:
         engine.start()
         weights = mx.get_active_memory()
         mx.reset_peak_memory()

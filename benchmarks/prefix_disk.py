@@ -72,6 +72,7 @@ def run(model: str, sentences: int, task: dict[str, Any]) -> dict[str, Any]:
     from dspy.lm15 import Config, Message, Request
 
     from dspy_toolkit_mlx.engine.engine import MLXEngine
+    from dspy_toolkit_mlx.engine.options import EngineOptions
 
     requests = [
         Request(
@@ -82,7 +83,9 @@ def run(model: str, sentences: int, task: dict[str, Any]) -> dict[str, Any]:
         )
         for name in ("Ann", "Bob", "Cleo", "Dan", "Eve", "Fay", "Gus", "Hal")[: task["requests"]]
     ]
-    engine = MLXEngine(lambda: load(resolved), name=resolved.name, prefix_disk_bytes=task["prefix_disk_bytes"])
+    engine = MLXEngine(
+        lambda: load(resolved), name=resolved.name, options=EngineOptions(prefix_disk_bytes=task["prefix_disk_bytes"])
+    )
     with engine:
         engine.start()
         started = time.perf_counter()

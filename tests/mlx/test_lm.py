@@ -5,13 +5,15 @@ import asyncio
 import dspy
 import pytest
 
-from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
+from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.lm import MLXLM
 
 
 @pytest.fixture(scope="module")
 def engine(tiny):
-    with MLXEngine(tiny.load("llama"), name="mlx/tiny", check=True) as engine:
+    with MLXEngine(tiny.load("llama"), name="mlx/tiny", options=EngineOptions(check=True)) as engine:
         yield engine
 
 

@@ -103,7 +103,7 @@ def test_engine_options_go_to_the_engine_and_the_rest_to_the_lm(directory):
     plain = provider.connect(f"mlx/{directory}", temperature=0.3, max_tokens=7)
     exact = provider.connect(f"mlx/{directory}", deterministic=True, max_tokens=7)
     assert plain.engine is not exact.engine
-    assert exact.engine.options.max_rows == 1
+    assert exact.engine.options.rows == 1
     assert plain.kwargs["temperature"] == 0.3
     assert plain.kwargs["max_tokens"] == 7
 

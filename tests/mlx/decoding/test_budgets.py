@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
 from dspy_toolkit.grammar import MaxTokens, compile_chat, compile_json
 from dspy_toolkit_mlx.decoding.grammar import FieldClock
-from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
+from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.lm import MLXLM
 
 
@@ -38,7 +40,7 @@ and a quote; an Item's keys and brackets; the answer's end mark."""
 
 @pytest.fixture(scope="module")
 def engine(tiny):
-    with MLXEngine(tiny.load("qwen3"), name="mlx/tiny", check=True) as engine:
+    with MLXEngine(tiny.load("qwen3"), name="mlx/tiny", options=EngineOptions(check=True)) as engine:
         yield engine
 
 

@@ -19,7 +19,9 @@ from dspy.lm15 import (
 
 from dspy_toolkit.adapters.guided import GuidedChatAdapter
 from dspy_toolkit_mlx.decoding.thinking import SHARES
-from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
+from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.lm import MLXLM
 
 TAGS = ("<think>", "</think>")
@@ -31,7 +33,9 @@ FORMAT = {"type": "json_schema", "schema": SCHEMA}
 def engine(tiny, request):
     """Once with a template that thinks when asked to, once with one that opens the thought itself."""
     template = tiny.thinking if request.param == "asked" else tiny.opening
-    with MLXEngine(tiny.dressed("qwen3", template=template, added=TAGS), name="mlx/t", check=True) as engine:
+    with MLXEngine(
+        tiny.dressed("qwen3", template=template, added=TAGS), name="mlx/t", options=EngineOptions(check=True)
+    ) as engine:
         yield engine
 
 

@@ -19,7 +19,9 @@ from dspy.lm15 import (
 )
 
 from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
-from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
+from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.lm import MLXLM
 
 SCHEMA = {
@@ -44,7 +46,7 @@ def engine(tiny, request):
         load = tiny.load("qwen3")
     else:
         load = tiny.dressed("qwen3", template=tiny.tools, added=("<tool_call>", "</tool_call>"), parser="json_tools")
-    with MLXEngine(load, name="mlx/tiny", check=True) as engine:
+    with MLXEngine(load, name="mlx/tiny", options=EngineOptions(check=True)) as engine:
         yield engine
 
 

@@ -14,6 +14,7 @@ import pytest
 from dspy.lm15 import Config, Message, Request
 
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 
 _spec = importlib.util.spec_from_file_location("bounds", Path(__file__).parents[3] / "benchmarks" / "bounds.py")
 bounds = importlib.util.module_from_spec(_spec)
@@ -48,7 +49,7 @@ def burst(engine, grammar, count):
 @pytest.mark.parametrize(("count", "rows"), [(24, 32), (64, 8)])
 def test_a_cold_burst_takes_about_the_fewest_steps(tiny, kind, grammar, count, rows):
     # The window is long so that it is the scheduler which is measured, not how fast this test hands requests in.
-    with MLXEngine(tiny.load(kind), name="m", max_rows=rows, burst_window=0.3) as engine:
+    with MLXEngine(tiny.load(kind), name="m", options=EngineOptions(max_rows=rows, burst_window=0.3)) as engine:
         engine.start()
         answers = burst(engine, GRAMMARS[grammar], count)
         stats = engine.stats()

@@ -8,6 +8,7 @@ import pytest
 from dspy.lm15 import Config, Message, Request
 
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 
 MODEL = "mlx/tiny"
 
@@ -18,7 +19,7 @@ def ask(text, **config):
 
 @pytest.fixture
 def engine(tiny):
-    with MLXEngine(tiny.load("llama"), name=MODEL, check=True) as engine:
+    with MLXEngine(tiny.load("llama"), name=MODEL, options=EngineOptions(check=True)) as engine:
         engine.start()
         yield engine
 
@@ -157,7 +158,7 @@ def test_a_failing_step_runs_shared_rows_again_for_all_their_riders(tiny, tokeni
         model.__class__ = type("Poisoned", (kind,), {"__call__": call})
         return model, made
 
-    with MLXEngine(load, name=MODEL, check=True) as engine:
+    with MLXEngine(load, name=MODEL, options=EngineOptions(check=True)) as engine:
         request = ask("fine", max_tokens=150)
         want = engine.complete(request).message.parts[0].text
         pieces = []

@@ -15,7 +15,9 @@ from dspy.lm15 import Config, ContextLengthError, InvalidRequestError, Message, 
 from mlx_lm.generate import generate_step
 
 from dspy_toolkit.errors import ModelError
-from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
+from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 
 MODEL = "mlx/tiny"
 
@@ -38,7 +40,7 @@ def expected(model, tokenizer, request, count):
 
 @pytest.fixture(scope="module")
 def engine(tiny):
-    with MLXEngine(tiny.load("llama"), name=MODEL, check=True) as engine:
+    with MLXEngine(tiny.load("llama"), name=MODEL, options=EngineOptions(check=True)) as engine:
         yield engine
 
 
@@ -48,7 +50,9 @@ def test_greedy_tokens_equal_mlx_lm_alone_and_in_bursts(tiny, tokenizer, kind):
     requests = [ask(f"{'Long ' * (i % 3 * 9)}question {i}?", system=system, max_tokens=6 + i) for i in range(10)]
     model = tiny(kind)
     oracle = [expected(model, tokenizer, r, r.config.max_tokens) for r in requests]
-    with MLXEngine(tiny.load(kind), name=MODEL, check=True, max_rows=4, prefill_chunk=48) as engine:
+    with MLXEngine(
+        tiny.load(kind), name=MODEL, options=EngineOptions(check=True, max_rows=4, prefill_chunk=48)
+    ) as engine:
         alone = engine.submit(requests[0]).future.result()
         tickets = [engine.submit(request) for request in requests]
         together = [ticket.future.result() for ticket in tickets]
@@ -259,7 +263,7 @@ def test_bad_options_are_named_before_any_token(engine, config, match):
 
 
 def test_a_prompt_that_is_too_long_says_what_takes_the_room(tiny):
-    with MLXEngine(tiny.load("llama"), name=MODEL, max_context=100) as engine:
+    with MLXEngine(tiny.load("llama"), name=MODEL, options=EngineOptions(max_context=100)) as engine:
         messages = (Message.user("demo " * 30), Message.assistant("yes"), Message.user("input " * 20))
         with pytest.raises(ContextLengthError, match=r"has \d+ tokens.* has 100 .*System message: \d+.*input: \d+"):
             engine.complete(Request(model=MODEL, messages=messages, system="system " * 20))
@@ -289,7 +293,7 @@ def test_after_close_requests_are_refused_and_memory_is_back(tiny):
 
 
 def test_close_fails_those_who_wait(tiny):
-    engine = MLXEngine(tiny.load("llama"), name=MODEL, max_rows=1)
+    engine = MLXEngine(tiny.load("llama"), name=MODEL, options=EngineOptions(max_rows=1))
     tickets = [engine.submit(ask(f"wait {i}", max_tokens=400)) for i in range(5)]
     engine.close()
     outcomes = [ticket.future.exception() for ticket in tickets]
@@ -354,11 +358,11 @@ def test_engine_threads_end(tiny):
 def test_an_interpreter_ends_cleanly_with_or_without_close(ending):
     code = (
         "import sys, importlib.util\n"
-        f"spec = importlib.util.spec_from_file_location('made', {str(Path(__file__).with_name('conftest.py'))!r})\n"
-        "made = importlib.util.module_from_spec(spec); spec.loader.exec_module(made)\n"
+        f"spec = importlib.util.spec_from_file_location('tiny', {str(Path(__file__).parents[1] / 'conftest.py')!r})\n"
+        "tiny = importlib.util.module_from_spec(spec); spec.loader.exec_module(tiny)\n"
         "from dspy.lm15 import Config, Message, Request\n"
         "from dspy_toolkit_mlx.engine.engine import MLXEngine\n"
-        "engine = MLXEngine(lambda: (made.make_model('llama'), made.make_tokenizer()), name='m')\n"
+        "engine = MLXEngine(lambda: (tiny.make_model('llama'), tiny.make_tokenizer()), name='m')\n"
         "request = Request(model='m', messages=(Message.user('hi'),), config=Config(max_tokens=3))\n"
         "print(engine.complete(request).usage.output_tokens)\n"
         f"{ending}\n"

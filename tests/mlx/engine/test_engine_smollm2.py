@@ -8,6 +8,7 @@ from dspy.lm15 import Config, Message, Request
 from mlx_lm.generate import generate_step
 
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.models.resolve import load, resolve_model
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
@@ -20,7 +21,7 @@ def resolved():
 
 @pytest.fixture(scope="module")
 def engine(resolved):
-    with MLXEngine(partial(load, resolved), name=resolved.name, check=True) as engine:
+    with MLXEngine(partial(load, resolved), name=resolved.name, options=EngineOptions(check=True)) as engine:
         yield engine
 
 

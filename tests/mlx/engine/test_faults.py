@@ -9,6 +9,7 @@ from dspy.lm15 import Config, InvalidRequestError, Message, Request, ServerError
 
 from dspy_toolkit.errors import ModelError
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 
 MODEL = "mlx/tiny"
 
@@ -45,7 +46,7 @@ def test_a_failing_step_fails_the_guilty_request_only(tiny, tokenizer):
     with MLXEngine(tiny.load("llama"), name=MODEL) as engine:
         want = [engine.complete(request).message for request in fine]
     load = poisoned(tiny, tokenizer, RuntimeError("[matmul] bad"))
-    with MLXEngine(load, name=MODEL, check=True) as engine:
+    with MLXEngine(load, name=MODEL, options=EngineOptions(check=True)) as engine:
         engine.start()
         tickets = [engine.submit(request) for request in fine[:3]]
         # Short enough to join with its whole prompt, so that it breaks a step over all rows.
@@ -88,7 +89,7 @@ def test_an_idle_engine_unloads_and_loads_again(tiny):
     def given_back():
         return not engine.health()["loaded"] and mx.get_active_memory() < loads[0]
 
-    with MLXEngine(load, name=MODEL, idle_seconds=0.1) as engine:
+    with MLXEngine(load, name=MODEL, options=EngineOptions(idle_seconds=0.1)) as engine:
         want = engine.complete(ask("once", max_tokens=5)).message
         until = time.monotonic() + 60
         while not given_back() and time.monotonic() < until:
@@ -100,7 +101,9 @@ def test_an_idle_engine_unloads_and_loads_again(tiny):
 
 def test_a_request_that_can_never_fit_is_refused_and_the_others_take_turns(tiny):
     per_token = 3 * 2 * 2 * 16 * 4
-    with MLXEngine(tiny.load("llama"), name=MODEL, max_kv_bytes=200 * per_token, check=True) as engine:
+    with MLXEngine(
+        tiny.load("llama"), name=MODEL, options=EngineOptions(max_kv_bytes=200 * per_token, check=True)
+    ) as engine:
         with pytest.raises(InvalidRequestError, match="do not fit"):
             engine.complete(ask("too much", max_tokens=400))
         tickets = [engine.submit(ask(f"request {i}", max_tokens=60)) for i in range(8)]
@@ -147,7 +150,7 @@ def test_a_model_that_fails_the_parity_check_runs_one_row_at_a_time_and_says_so(
 
 
 def test_the_deterministic_mode_runs_one_row_at_a_time(tiny):
-    with MLXEngine(tiny.load("llama"), name=MODEL, deterministic=True) as engine:
+    with MLXEngine(tiny.load("llama"), name=MODEL, options=EngineOptions(deterministic=True)) as engine:
         tickets = [engine.submit(ask(f"question {i}", max_tokens=6)) for i in range(4)]
         for ticket in tickets:
             ticket.future.result()

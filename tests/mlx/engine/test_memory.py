@@ -7,6 +7,7 @@ import pytest
 from dspy.lm15 import Config, Message, Request
 
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 
 SYSTEM = "Your input fields are question and context. Your output field is answer. Be brief and correct. " * 27
 WRITTEN = 50
@@ -22,7 +23,7 @@ def ask(letter):
 def test_32_rows_hold_a_prefix_of_1500_tokens_once(tiny, before):
     """Also when one came first and alone, whose whole prompt was kept: it is cut, and goes when room is needed."""
     requests = [ask(letter) for letter in string.ascii_letters[: 32 + before]]
-    with MLXEngine(tiny.load("llama"), name="m", check=True) as engine:
+    with MLXEngine(tiny.load("llama"), name="m", options=EngineOptions(check=True)) as engine:
         engine.start()
         for request in requests[:before]:
             engine.submit(request).future.result()
@@ -93,7 +94,9 @@ def test_a_prefix_that_is_built_in_chunks_is_held_once_while_it_is_built(tiny):
 def test_rows_and_prefixes_stay_within_the_limit(tiny, kind):
     """Prompts of two programs, more rows than fit, answers of several lengths."""
     limit = 1_500_000
-    with MLXEngine(tiny.load(kind), name="m", check=True, max_rows=8, max_kv_bytes=limit) as engine:
+    with MLXEngine(
+        tiny.load(kind), name="m", options=EngineOptions(check=True, max_rows=8, max_kv_bytes=limit)
+    ) as engine:
         engine.start()
         tickets = []
         for index in range(40):

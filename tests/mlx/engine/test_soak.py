@@ -13,6 +13,7 @@ import pytest
 from dspy.lm15 import Config, Message, Request, TimeoutError
 
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 
 COUNT = int(os.environ.get("DSPY_TOOLKIT_SOAK", "120"))
 SCHEMA = {
@@ -59,7 +60,9 @@ def test_nothing_is_lost_doubled_or_leaked(tiny, kind):
     rng = random.Random(COUNT)
     bytes_per_token = 3 * 2 * 2 * 16 * 4
     with MLXEngine(
-        tiny.load(kind), name="m", check=True, max_rows=6, max_kv_bytes=1500 * bytes_per_token, prefill_chunk=40
+        tiny.load(kind),
+        name="m",
+        options=EngineOptions(check=True, max_rows=6, max_kv_bytes=1500 * bytes_per_token, prefill_chunk=40),
     ) as engine:
         engine.start()
         tickets, held = [], []

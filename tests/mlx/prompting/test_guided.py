@@ -10,6 +10,7 @@ from dspy.lm15 import Config, Message, Request
 
 from dspy_toolkit.grammar import compile_chat, compile_json
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 
 
 class Colour(enum.Enum):
@@ -46,7 +47,7 @@ class Texts(dspy.Signature):
 
 @pytest.fixture(scope="module")
 def engine(tiny):
-    with MLXEngine(tiny.load("qwen3"), name="m", check=True) as engine:
+    with MLXEngine(tiny.load("qwen3"), name="m", options=EngineOptions(check=True)) as engine:
         yield engine
 
 

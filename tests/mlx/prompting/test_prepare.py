@@ -20,7 +20,7 @@ from jinja2 import TemplateError
 
 from dspy_toolkit_mlx.decoding.thinking import Thinker, ThoughtPlan
 from dspy_toolkit_mlx.prompting.messages import chat
-from dspy_toolkit_mlx.prompting.prepare import METADATA, PromptRenderer, read_options
+from dspy_toolkit_mlx.prompting.prepare import METADATA, PromptRenderer, TemplateTraits, read_options
 
 
 def request(*messages, system=None, **config):
@@ -144,7 +144,9 @@ def rendered(answer="text"):
         return [1]
 
     return (
-        PromptRenderer(template, encode, context=99, default_max_tokens=80, vocab_size=5, thinker=TAGS),
+        PromptRenderer(
+            template, encode, context=99, default_max_tokens=80, vocab_size=5, traits=TemplateTraits(thinker=TAGS)
+        ),
         seen,
         texts,
     )

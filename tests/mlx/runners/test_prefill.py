@@ -11,6 +11,7 @@ import pytest
 from dspy.lm15 import Config, Message, Request
 
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.scheduling.prefix_tree import common
 
 SYSTEM = "Your input fields are question and context. Your output field is answer. Be brief and correct. " * 9
@@ -68,7 +69,7 @@ def candidates_of_an_optimizer(engine):
 @pytest.mark.parametrize("arrive", [together, one_comes_first, one_by_one, candidates_of_an_optimizer])
 @pytest.mark.parametrize("kind", FACTORS)
 def test_shared_beginnings_are_computed_about_once(tiny, kind, arrive):
-    with MLXEngine(tiny.load(kind), name="m", check=True) as engine:
+    with MLXEngine(tiny.load(kind), name="m", options=EngineOptions(check=True)) as engine:
         engine.start()
         prompts = arrive(engine)
         stats = engine.stats()

@@ -12,6 +12,7 @@ import pytest
 from dspy.lm15 import Config, Message, Request
 
 from dspy_toolkit_mlx.engine.engine import MLXEngine
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.runners.prefix_store import PrefixShelf, fingerprint
 from dspy_toolkit_mlx.runners.verify import checked_runner
 
@@ -35,7 +36,7 @@ def ask(number):
 
 def serve(load, numbers, **options):
     options = {"prefix_disk_bytes": 1 << 30, **options}
-    with MLXEngine(load, name="m", check=True, **options) as engine:
+    with MLXEngine(load, name="m", options=EngineOptions(check=True, **options)) as engine:
         engine.start()
         tickets = [engine.submit(ask(number)) for number in numbers]
         answers = [ticket.future.result().tokens for ticket in tickets]

@@ -19,14 +19,15 @@ def test_common_is_the_length_of_the_common_beginning(a, b):
 
 
 @given(PROMPTS)
-def test_a_leaf_spells_its_prompt_and_forks_where_the_longest_shared_beginning_ends(prompts):
+def test_a_leaf_spells_its_prompt_and_branches_where_the_longest_shared_prefix_ends(prompts):
     tree = PrefixTree(1000)
     leaves = [tree.insert(prompt) for prompt in prompts]
     tree.check_integrity()
     for index, (prompt, leaf) in enumerate(zip(prompts, leaves, strict=True)):
         assert leaf.tokens() == prompt
         others = prompts[:index] + prompts[index + 1 :]
-        assert tree.fork(leaf).depth == max((common(prompt, other) for other in others), default=0)
+        branch = next((node for node in leaf.path() if node.seen >= 2), None)
+        assert (branch.depth if branch else 0) == max((common(prompt, other) for other in others), default=0)
 
 
 @given(PROMPTS, st.booleans())
@@ -131,7 +132,8 @@ def test_bytes_are_those_of_the_buffers_that_states_lie_in(prompts, moves):
         if drop:
             tree.trim(max(tree.bytes - 1, 0))
         else:
-            tree.state(tree.covered(tree.fork(leaves[which % len(leaves)])))
+            path = list(leaves[which % len(leaves)].path())
+            tree.state(tree.covered(next((node for node in path if node.seen >= 2), path[-1])))
         tree.check_integrity()
         states = [node.state for node in tree._held]
         assert tree.bytes == sum(buffer.size for buffer in {buffer for buffer, _ in states})

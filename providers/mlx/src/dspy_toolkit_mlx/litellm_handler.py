@@ -42,7 +42,8 @@ from litellm.types.utils import (  # noqa: TID253
 )
 
 from dspy_toolkit.errors import ToolkitError
-from dspy_toolkit_mlx.engine.engine import AsyncMLXEngine, MLXEngine
+from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
+from dspy_toolkit_mlx.engine.engine import MLXEngine
 from dspy_toolkit_mlx.models.resolve import ALIASES, PREFIX, local_models
 from dspy_toolkit_mlx.prompting.answer import response
 from dspy_toolkit_mlx.prompting.prepare import METADATA

@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit_mlx.engine.ticket import burst
+from dspy_toolkit_mlx.engine.burst import burst
 
 __all__ = ["MLXLM"]
 
@@ -21,14 +21,14 @@ class MLXLM(dspy.LM):
     """
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        with burst(*self._wanted(kwargs)):
+        with burst(*self._sampling(kwargs)):
             return super().__call__(prompt, messages=messages, **kwargs)
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        with burst(*self._wanted(kwargs)):
+        with burst(*self._sampling(kwargs)):
             return await super().acall(prompt, messages=messages, **kwargs)
 
-    def _wanted(self, kwargs: dict[str, Any]) -> tuple[int, int | None]:
+    def _sampling(self, kwargs: dict[str, Any]) -> tuple[int, int | None]:
         merged = {**self.kwargs, **kwargs}
         n, rollout = merged.get("n"), merged.get("rollout_id")
         return (n if isinstance(n, int) and n > 0 else 1), (rollout if isinstance(rollout, int) else None)

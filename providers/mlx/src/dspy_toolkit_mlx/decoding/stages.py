@@ -9,6 +9,7 @@ Each is a `sequence.Guide`; StagedGuide runs one after the other.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from llguidance import LLTokenizer
@@ -18,7 +19,7 @@ from dspy_toolkit_mlx.decoding.grammar import LLGuide
 from dspy_toolkit_mlx.scheduling.sequence import Guide
 from dspy_toolkit_mlx.scheduling.transcript import Call, Channel
 
-__all__ = ["Choice", "FreeText", "StagedGuide", "Talk", "Thought"]
+__all__ = ["CallFormat", "Choice", "FreeText", "StagedGuide", "Talk", "Thought"]
 
 
 class _Stage:
@@ -111,22 +112,33 @@ class Thought(_Stage):
         return self._say(("thinking", [token]), ("mark", ending if self.done else ()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallFormat:
+    """How calls stand in a text.
+
+    `trigger` are the tokens that open a call. If the first is a special token it alone opens one; else a call opens
+    where the text comes to say `until`, whatever its tokens. `guide` makes the guide of a call's rest, `read` turns a
+    call's text into calls.
+    """
+
+    trigger: Sequence[int]
+    until: str
+    guide: Callable[[], LLGuide]
+    read: Callable[[str], Sequence[Call]]
+
+
 class Talk(_Stage):
     """Text with tool calls in it. What opens a call starts a guide that only valid calls satisfy.
 
-    `trigger` are the tokens that open a call. If the first is a special token it alone opens one; else a call opens
-    where the text comes to say `until`, whatever its tokens. `calling` begins with a call and goes on with calls only.
-    `read` turns a call's text into calls. A call that the budget leaves no room for is not begun.
+    `calling` begins with a call and continues with calls only; `several` allows more than one. A call that the budget
+    leaves no room for is not begun.
     """
 
     def __init__(
         self,
         tokenizer: LLTokenizer,
         eos: frozenset[int],
-        trigger: Sequence[int],
-        until: str,
-        guide: Callable[[], LLGuide],
-        read: Callable[[str], Sequence[Call]],
+        form: CallFormat,
         *,
         calling: bool = False,
         several: bool = True,
@@ -134,15 +146,14 @@ class Talk(_Stage):
         super().__init__()
         self._tokenizer = tokenizer
         self._eos = eos
-        self._trigger = trigger
-        self._make = guide
-        self._read = read
+        self._trigger = form.trigger
+        self._form = form
         self._calling = calling
         self._several = several
         self._guide: LLGuide | None = None
         self._body: list[int] = []
         self._tail = b""
-        self.until = until
+        self.until = form.until
         self.calls = []
 
     @property
@@ -187,7 +198,7 @@ class Talk(_Stage):
 
     def _begin(self, opening: Sequence[int], left: int | None = None, channel: Channel = "mark") -> list[int]:
         """Begin a call, unless `left` says that it could not end in time."""
-        guide = self._make()
+        guide = self._form.guide()
         if left is not None and left < len(opening) + guide.reserve:
             self.done = self.cut = True
             return self._say()
@@ -209,7 +220,7 @@ class Talk(_Stage):
 
     def _end(self, guide: LLGuide) -> None:
         self._guide = None
-        found = self._read(self._tokenizer.decode_str(self._body)) if guide.complete else ()
+        found = self._form.read(self._tokenizer.decode_str(self._body)) if guide.complete else ()
         self.calls = [*self.calls, *found]
         self.complete = self.complete and bool(found)
         self.cut = guide.cut

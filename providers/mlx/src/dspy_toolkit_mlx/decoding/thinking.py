@@ -7,6 +7,8 @@ from typing import Any
 
 from dspy.lm15 import Reasoning
 
+from dspy_toolkit_mlx.models.tokenizers import chat_template_text, has_template_function
+
 __all__ = ["SHARES", "Thinker", "ThoughtPlan", "budget", "thinker", "thinking_variables"]
 
 SHARES = {"minimal": 1 / 8, "low": 1 / 4, "medium": 1 / 2, "high": 3 / 4, "xhigh": 7 / 8, "max": 7 / 8}
@@ -65,7 +67,7 @@ def thinker(tokenizer: Any, encode: Callable[[str], list[int]]) -> Thinker | Non
     if not tokenizer.has_thinking or not ends or len(ends) != 1:
         return None
     signs = (tokenizer.think_start, tokenizer.think_end, "enable_thinking")
-    if not tokenizer._chat_template and not any(sign in _template(tokenizer) for sign in signs):
+    if not has_template_function(tokenizer) and not any(sign in chat_template_text(tokenizer) for sign in signs):
         return None
     after = "\n\n" if tokenizer.think_end == "</think>" else ""
     return Thinker(
@@ -80,12 +82,6 @@ def thinker(tokenizer: Any, encode: Callable[[str], list[int]]) -> Thinker | Non
 
 def thinking_variables(tokenizer: Any) -> tuple[str, ...]:
     """The names by which a template asks whether to think: mlx-lm's, and `thinking` where a template reads that."""
-    if tokenizer._chat_template is None and re.search(r"\bthinking\b", _template(tokenizer)):
+    if not has_template_function(tokenizer) and re.search(r"\bthinking\b", chat_template_text(tokenizer)):
         return "enable_thinking", "thinking"
     return ("enable_thinking",)
-
-
-def _template(tokenizer: Any) -> str:
-    """The text of the chat template, or of all if there are several."""
-    template = tokenizer._tokenizer.chat_template
-    return template if isinstance(template, str) else "\n".join((template or {}).values())

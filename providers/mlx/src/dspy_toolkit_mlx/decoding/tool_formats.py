@@ -28,6 +28,7 @@ from dspy_toolkit.grammar.arguments import arguments, value_of
 from dspy_toolkit.grammar.pattern import escape
 from dspy_toolkit.grammar.rules import Piece, Rules, literal
 from dspy_toolkit_mlx.decoding.grammar import GrammarSource
+from dspy_toolkit_mlx.models.tokenizers import chat_template_text, has_template_function
 
 __all__ = ["ToolFormat", "tool_format"]
 
@@ -318,10 +319,9 @@ def _repaired(given: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, 
 
 def tool_format(tokenizer: Any, low: LLTokenizer) -> ToolFormat:
     """The format of an mlx-lm tokenizer: its own where its template knows tools, else the default."""
-    template = tokenizer._tokenizer.chat_template
-    text = template if isinstance(template, str) else json.dumps(template or "")
+    text = chat_template_text(tokenizer)
     parser = tokenizer.tool_parser
-    if parser is None or not tokenizer.has_tool_calling or not ("tools" in text or tokenizer._chat_template):
+    if parser is None or not tokenizer.has_tool_calling or not ("tools" in text or has_template_function(tokenizer)):
         start, end = json_tools.tool_call_start, json_tools.tool_call_end
         return ToolFormat("json_tools", start, end, json_tools.parse_tool_call, True, low)
     name = parser.__module__.rpartition(".")[2]

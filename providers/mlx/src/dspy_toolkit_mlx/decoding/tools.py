@@ -4,13 +4,11 @@ import random
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from dspy.lm15 import FunctionTool, InvalidRequestError, Request
+from dspy.lm15 import FunctionTool, InvalidRequestError, Request, UnsupportedFeatureError
 
-from dspy_toolkit_mlx.prompting.messages import shape
-
-__all__ = ["ToolPlan", "call_id", "tool_plan"]
+__all__ = ["ToolPlan", "call_id", "function_schema", "tool_plan"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,14 @@ class ToolPlan:
         return self.mode == "required"
 
 
+def function_schema(tool: Any) -> dict[str, Any]:
+    """A function tool as chat templates and parsers expect it. Raises UnsupportedFeatureError for other tools."""
+    if tool.type != "function":
+        raise UnsupportedFeatureError(f"The tool {tool.name!r} is not a function.", feature="tools")
+    function = {"name": tool.name, "description": tool.description or "", "parameters": tool.parameters}
+    return {"type": "function", "function": function}
+
+
 def tool_plan(request: Request) -> ToolPlan | None:
     """None when nothing may be called. Raises InvalidRequestError and UnsupportedFeatureError."""
     choice = request.config.tool_choice
@@ -41,7 +47,7 @@ def tool_plan(request: Request) -> ToolPlan | None:
         return None
     told: list[FunctionTool] = []
     for tool in request.tools:
-        shape(tool)
+        function_schema(tool)
         assert isinstance(tool, FunctionTool)
         told.append(tool)
     allowed: Sequence[str] = () if choice is None else choice.allowed

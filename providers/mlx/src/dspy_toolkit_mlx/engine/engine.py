@@ -6,7 +6,6 @@
 Only Python numbers and strings leave the thread; arrays never do, for MLX's streams are thread-local.
 """
 
-import asyncio
 import atexit
 import logging
 import queue
@@ -14,9 +13,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from collections.abc import Sequence as Samples
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,18 @@ from dspy.lm15 import (
     StreamStartEvent,
 )
 
-from dspy_toolkit.errors import GrammarError, ModelError
+from dspy_toolkit.errors import GrammarError, ModelError, closest_first
+from dspy_toolkit_mlx.engine.burst import Sample, current_burst, stream_sample
 from dspy_toolkit_mlx.engine.inflight import Inbox
-from dspy_toolkit_mlx.engine.loop import EngineLoop, EngineOptions
+from dspy_toolkit_mlx.engine.loop import EngineLoop
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.engine.stats import EngineStats
-from dspy_toolkit_mlx.engine.ticket import Ticket, current_burst, stream_sample
+from dspy_toolkit_mlx.engine.ticket import Ticket
+from dspy_toolkit_mlx.models.resolve import ResolvedModel, load, resolve_model
 from dspy_toolkit_mlx.prompting.answer import delta, response, usage
 from dspy_toolkit_mlx.scheduling.transcript import Piece
 
-__all__ = ["AsyncMLXEngine", "MLXEngine", "Ticket"]
+__all__ = ["MLXEngine", "Ticket", "close_shared", "engine_for", "shared_engine"]
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +55,6 @@ class MLXEngine:
 
     `load` returns (model, mlx-lm TokenizerWrapper); it is called on the engine's own thread, at `start` or at the first
     request, and again after an idle unload. `name` is the model string; it goes into responses and saved state.
-    `max_rows` requests run at once; `max_kv_bytes` bounds keys, values and prefixes (default: read from the machine).
-    `max_context` overrides the model's own context length. `default_max_tokens` applies to requests without one.
-    `deterministic` runs one row at a time, so that a text never depends on its neighbours, not even in the last bit.
-    `idle_seconds` unloads the model after so long without a request (None: never). With `prefix_disk_bytes` above 0,
-    long prefixes that many requests shared are kept on disk for other processes, up to so many bytes. `check` runs
-    `check_integrity` after every step (for tests).
 
     Thread-safe. Raises `dspy.lm15` errors from requests and ModelError from `start`.
     """
@@ -72,40 +68,15 @@ class MLXEngine:
         "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        load: Load,
-        *,
-        name: str,
-        max_rows: int = 64,
-        max_kv_bytes: int | None = None,
-        max_context: int | None = None,
-        default_max_tokens: int = 1024,
-        prefill_chunk: int = 512,
-        burst_window: float = 0.002,
-        deterministic: bool = False,
-        idle_seconds: float | None = None,
-        prefix_disk_bytes: int = 0,
-        check: bool = False,
-    ):
+    def __init__(self, load: Load, *, name: str, options: EngineOptions | None = None):
         self.name = name
-        self.options = EngineOptions(
-            max_rows=1 if deterministic else max_rows,
-            max_kv_bytes=max_kv_bytes,
-            max_context=max_context,
-            default_max_tokens=default_max_tokens,
-            prefill_chunk=prefill_chunk,
-            burst_window=burst_window,
-            idle_seconds=idle_seconds,
-            prefix_disk_bytes=prefix_disk_bytes,
-            check=check,
-        )
+        self.options = options or EngineOptions()
         self._load = load
         self._lock = threading.Lock()
         self._inbox: Inbox = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loaded: Future[EngineLoop] = Future()
-        self._wanted = threading.Event()
+        self._requested = threading.Event()
         self._error: BaseException | None = None
         self._closed = False
         self._stats = EngineStats()
@@ -134,7 +105,7 @@ class MLXEngine:
     def submit_all(
         self,
         request: Request,
-        samples: Samples[tuple[int | None, int]],
+        samples: Sequence[Sample],
         *,
         emit: Callable[[Piece], None] | None = None,
     ) -> list[Ticket]:
@@ -154,13 +125,16 @@ class MLXEngine:
                 return tickets
             time.sleep(0.001)  # it is just unloading or dying; the next look loads it again or says why not
 
-    def _next(self, request: Request) -> Ticket:
+    def next_ticket(self, request: Request) -> Ticket:
+        """Submit a request, or take the next completion of the burst that it belongs to."""
         current = current_burst()
-        return self.submit(request) if current is None else current.next(self, request)
+        if current is None:
+            return self.submit(request)
+        return current.next(lambda samples: self.submit_all(request, samples))
 
     def complete(self, request: Request) -> Response:
         """Run a request to its end. Ctrl-C cancels it."""
-        ticket = self._next(request)
+        ticket = self.next_ticket(request)
         try:
             return response(request, ticket.future.result())
         except BaseException:
@@ -196,7 +170,7 @@ class MLXEngine:
         """Most tokens of prompt and answer together. Loads the model if need be."""
         return self._ready().intake.context_length
 
-    def count_tokens(self, messages: Samples[Mapping[str, Any]]) -> int:
+    def count_tokens(self, messages: Sequence[Mapping[str, Any]]) -> int:
         """Tokens of a chat prompt (`{"role", "content"}`) as it would be sent, template included."""
         return self._ready().intake.count_tokens(messages)
 
@@ -218,7 +192,7 @@ class MLXEngine:
         """Stop, fail what waits, and free the model in the engine thread. May be called twice."""
         with self._lock:
             self._closed = True
-            self._wanted.set()
+            self._requested.set()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             self._inbox.put(None)
@@ -231,8 +205,6 @@ class MLXEngine:
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> "MLXEngine":
         """The engine of a saved model string, shared with others of the same name."""
-        from dspy_toolkit_mlx.provider import engine_for
-
         return engine_for(state["model"])
 
     def __enter__(self) -> "MLXEngine":
@@ -251,14 +223,14 @@ class MLXEngine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"mlx-engine-{self.name}", daemon=True)
                 self._thread.start()
-            self._wanted.set()
+            self._requested.set()
             loaded = self._loaded
         return loaded.result()
 
     def _run(self) -> None:
         """The engine thread: load when somebody asks, serve, free; once more after a death."""
         while True:
-            self._wanted.wait()
+            self._requested.wait()
             if self._closed:
                 break
             died = self._serve()
@@ -299,67 +271,8 @@ class MLXEngine:
         with self._lock:
             loaded, self._loaded = self._loaded, Future()
             if not self._closed:
-                self._wanted.clear()
+                self._requested.clear()
             return loaded
-
-
-class AsyncMLXEngine:
-    """The asynchronous twin of an engine; both drive the same thread and may be used at once."""
-
-    supports_grammar = True
-    supports_response_schema = True
-    supports_function_calling = MLXEngine.supports_function_calling
-    supported_params = MLXEngine.supported_params
-
-    def __init__(self, engine: MLXEngine):
-        self.engine = engine
-
-    @property
-    def supports_reasoning(self) -> bool:
-        """As MLXEngine.supports_reasoning."""
-        return self.engine.supports_reasoning
-
-    async def _off_loop(self, call: Callable[[], Ticket]) -> Ticket:
-        """Loading takes seconds, handing in does not."""
-        return call() if self.engine.health()["loaded"] else await asyncio.to_thread(call)
-
-    async def complete(self, request: Request) -> Response:
-        """Run a request to its end; cancelling the task cancels the request."""
-        ticket = await self._off_loop(lambda: self.engine._next(request))
-        try:
-            return response(request, await asyncio.wrap_future(ticket.future))
-        finally:
-            ticket.cancel()
-
-    async def stream(self, request: Request) -> AsyncIterator[Any]:
-        """As MLXEngine.stream."""
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
-
-        def put(piece: Piece | None) -> None:
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-        ticket = await self._off_loop(lambda: self.engine.submit(request, emit=put, **stream_sample()))
-        ticket.future.add_done_callback(lambda _: put(None))
-        try:
-            yield StreamStartEvent(id=f"mlx-{ticket.sequence.id}", model=request.model)
-            while (piece := await pieces.get()) is not None:
-                yield StreamDeltaEvent(delta(piece))
-            sequence = ticket.future.result()
-            yield StreamEndEvent(finish_reason=sequence.finish_reason, usage=usage(sequence))  # type: ignore[arg-type]
-        finally:
-            ticket.cancel()
-
-    async def aclose(self) -> None:
-        """Close the engine that is shared with the synchronous side."""
-        await asyncio.to_thread(self.engine.close)
-
-    def dump_state(self) -> dict[str, Any]:
-        return self.engine.dump_state()
-
-    @classmethod
-    def load_state(cls, state: Mapping[str, Any]) -> "AsyncMLXEngine":
-        return cls(MLXEngine.load_state(state))
 
 
 def _join(thread: threading.Thread) -> None:
@@ -383,4 +296,47 @@ def _join(thread: threading.Thread) -> None:
 def _close_all() -> None:
     """Free models before the interpreter tears MLX down under a running thread."""
     for engine in list(_engines):
+        engine.close()
+
+
+_shared_lock = threading.Lock()
+_shared: dict[tuple[str, EngineOptions], MLXEngine] = {}
+_by_name: dict[str, MLXEngine] = {}
+
+
+def shared_engine(model: ResolvedModel, options: EngineOptions) -> MLXEngine:
+    """The process's one engine of a model with these options; made, but not loaded, if there is none alive."""
+    key = (model.name, options)
+    with _shared_lock:
+        engine = _shared.get(key)
+        if engine is None or not engine.health()["alive"]:
+            engine = _shared[key] = MLXEngine(partial(load, model), name=model.name, options=options)
+        return engine
+
+
+def engine_for(model: str) -> MLXEngine:
+    """The running engine of a model string with default options; resolves a string only the first time.
+
+    For callers that have nothing but the string at every request (LiteLLM). A model whose files change is noticed by
+    `connect`, not here.
+    """
+    engine = _by_name.get(model)
+    if engine is None or not engine.health()["alive"]:
+        engine = shared_engine(resolve_model(model), EngineOptions())
+        engine.start()
+        _by_name[model] = engine
+    return engine
+
+
+def close_shared(model: str | None = None) -> None:
+    """Close the shared engines of a resolved model string, or all. Raises ModelError if that model has none."""
+    with _shared_lock:
+        chosen = [key for key in _shared if model in (None, key[0])]
+        if model is not None and not chosen:
+            running = ", ".join(closest_first(model, [name for name, _ in _shared])) or "none"
+            raise ModelError(f"No engine of {model!r} is running. Running: {running}.")
+        closing = [_shared.pop(key) for key in chosen]
+        for name in [name for name, engine in _by_name.items() if engine in closing]:
+            del _by_name[name]
+    for engine in closing:
         engine.close()

@@ -12,7 +12,7 @@ from dspy_toolkit_mlx.scheduling.sequence import Sequence
 
 __all__ = ["Desk", "Inbox"]
 
-Inbox = queue.SimpleQueue["Ticket | None"]
+Inbox = queue.SimpleQueue[Ticket | None]
 """Tickets in; None only wakes the thread, which then looks at flags."""
 
 

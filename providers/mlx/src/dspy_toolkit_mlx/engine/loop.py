@@ -8,8 +8,7 @@ import queue
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -20,7 +19,9 @@ from dspy_toolkit.errors import GrammarError
 from dspy_toolkit_mlx.decoding.sampler import Sampler
 from dspy_toolkit_mlx.engine.inflight import Desk, Inbox
 from dspy_toolkit_mlx.engine.memory_guard import MemoryGuard, kv_budget
+from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.engine.stats import EngineStats
+from dspy_toolkit_mlx.engine.ticket import Ticket
 from dspy_toolkit_mlx.models.gguf.conversion import cache_directory
 from dspy_toolkit_mlx.prompting.intake import Intake
 from dspy_toolkit_mlx.runners import cpu_kernels as host
@@ -32,10 +33,7 @@ from dspy_toolkit_mlx.scheduling.scheduler import Build, Entry, Limits, Schedule
 from dspy_toolkit_mlx.scheduling.sequence import Sequence, TokenChoice
 from dspy_toolkit_mlx.scheduling.transcript import Piece
 
-if TYPE_CHECKING:
-    from dspy_toolkit_mlx.engine.ticket import Ticket
-
-__all__ = ["EngineLoop", "EngineOptions"]
+__all__ = ["EngineLoop"]
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +43,6 @@ CLEAR_EVERY = 512
 
 PAUSE = 0.5
 """Seconds without a request after which prefixes are written to disk."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """See MLXEngine for the meaning of each."""
-
-    max_rows: int
-    max_kv_bytes: int | None
-    max_context: int | None
-    default_max_tokens: int
-    prefill_chunk: int
-    burst_window: float
-    idle_seconds: float | None
-    prefix_disk_bytes: int
-    check: bool
 
 
 class EngineLoop:
@@ -72,7 +55,7 @@ class EngineLoop:
         self._model = model
         self.desk = Desk(inbox, stats)
         host.enable()
-        self._runner, vocab, width = checked_runner(model, options.max_rows)
+        self._runner, vocab, width = checked_runner(model, options.rows)
         self.intake = Intake(
             model,
             tokenizer,
@@ -159,7 +142,7 @@ class EngineLoop:
                 break
         return True
 
-    def _first(self) -> "Ticket | None":
+    def _first(self) -> Ticket | None:
         """The next ticket. What is kept on disk is written in a pause that is more than one between two bursts."""
         idle = self._options.idle_seconds
         if self._shelf is not None:
@@ -181,7 +164,7 @@ class EngineLoop:
             except queue.Empty:
                 return
 
-    def _take(self, ticket: "Ticket | None") -> None:
+    def _take(self, ticket: Ticket | None) -> None:
         if ticket is None or not self.desk.knows(ticket.sequence):
             return
         sequence = ticket.sequence

@@ -10,7 +10,7 @@ from dspy.lm15 import FunctionTool
 
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit_mlx.decoding.grammar import GrammarSource, GrammarStore
-from dspy_toolkit_mlx.decoding.stages import Choice, FreeText, StagedGuide, Talk, Thought
+from dspy_toolkit_mlx.decoding.stages import CallFormat, Choice, FreeText, StagedGuide, Talk, Thought
 from dspy_toolkit_mlx.decoding.thinking import Thinker
 from dspy_toolkit_mlx.decoding.tool_formats import ToolFormat
 from dspy_toolkit_mlx.decoding.tools import ToolPlan, call_id
@@ -64,16 +64,13 @@ class Guides:
         except GrammarError as error:
             names = ", ".join(tool.name for tool in plan.tools)
             raise GrammarError(f"The JSON schema of a tool cannot be compiled ({names}): {error}") from error
-        return Talk(
-            self._store.tokenizer,
-            self._eos,
-            self._form.opening,
-            self._form.until,
-            lambda: self._store.guide(source),
-            self._reader(plan.tools),
-            calling=calling,
-            several=plan.several,
+        form = CallFormat(
+            trigger=self._form.opening,
+            until=self._form.until,
+            guide=lambda: self._store.guide(source),
+            read=self._reader(plan.tools),
         )
+        return Talk(self._store.tokenizer, self._eos, form, calling=calling, several=plan.several)
 
     def _source(self, plan: ToolPlan) -> GrammarSource:
         key = json.dumps([[tool.name, tool.parameters] for tool in plan.tools] + [plan.several])

@@ -15,8 +15,9 @@ from dspy_toolkit.errors import ModelError
 from dspy_toolkit_mlx.decoding.grammar import GrammarStore
 from dspy_toolkit_mlx.decoding.thinking import thinker, thinking_variables
 from dspy_toolkit_mlx.decoding.tool_formats import tool_format
+from dspy_toolkit_mlx.models.tokenizers import transformers_tokenizer
 from dspy_toolkit_mlx.prompting.guides import Guides
-from dspy_toolkit_mlx.prompting.prepare import Prepared, PromptRenderer
+from dspy_toolkit_mlx.prompting.prepare import Prepared, PromptRenderer, TemplateTraits
 from dspy_toolkit_mlx.scheduling.sequence import Sequence
 from dspy_toolkit_mlx.scheduling.transcript import Piece
 
@@ -39,17 +40,18 @@ class Intake:
                 "the model has no chat template; use an instruction-tuned model or give its tokenizer a `chat_template`"
             )
         self._eos = frozenset(tokenizer.eos_token_ids)
+        fast = transformers_tokenizer(tokenizer)
         try:
-            low = from_tokenizer(tokenizer._tokenizer, n_vocab=max(vocab, len(tokenizer)), eos_token=sorted(self._eos))
+            low = from_tokenizer(fast, n_vocab=max(vocab, len(tokenizer)), eos_token=sorted(self._eos))
         except ValueError as error:
             raise ModelError(f"the tokenizer cannot be used: {error}; a `tokenizer.json` is needed") from error
         self._store = GrammarStore(low)
         self._store.closers()
         self.words = self._store.words
         self._bytes = _TokenBytes(self._store.tokenizer)
-        added = tokenizer._tokenizer.added_tokens_decoder
+        added = fast.added_tokens_decoder
         self._special = frozenset(token for token, how in added.items() if how.special)
-        backend = tokenizer._tokenizer.backend_tokenizer
+        backend = fast.backend_tokenizer
         encode: Callable[[str], list[int]] = lambda text: backend.encode(text, add_special_tokens=False).ids  # noqa: E731
         form, thinks = tool_format(tokenizer, low), thinker(tokenizer, encode)
         self.thinks = thinks is not None
@@ -60,9 +62,11 @@ class Intake:
             context=max_context or _context(model, tokenizer),
             default_max_tokens=default_max_tokens,
             vocab_size=vocab,
-            thinker=thinks,
-            described=(form.start, form.end) if form.described else None,
-            variables=thinking_variables(tokenizer),
+            traits=TemplateTraits(
+                thinker=thinks,
+                variables=thinking_variables(tokenizer),
+                described=(form.start, form.end) if form.described else None,
+            ),
         )
 
     def sequences(
@@ -136,5 +140,5 @@ def _context(model: Any, tokenizer: Any) -> int:
         length = getattr(args, "max_position_embeddings", None)
         if isinstance(length, int) and length > 0:
             return length
-    length = getattr(tokenizer._tokenizer, "model_max_length", None)
+    length = getattr(transformers_tokenizer(tokenizer), "model_max_length", None)
     return length if isinstance(length, int) and 0 < length < 10**8 else 4096

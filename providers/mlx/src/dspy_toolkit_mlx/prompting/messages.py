@@ -6,7 +6,9 @@ from typing import Any
 
 from dspy.lm15 import Message, Request, TextPart, ThinkingPart, ToolCallPart, ToolResultPart, UnsupportedFeatureError
 
-__all__ = ["chat", "shape", "system_text"]
+from dspy_toolkit_mlx.decoding.tools import function_schema
+
+__all__ = ["chat", "system_text"]
 
 _DESCRIPTION = """\
 # Tools
@@ -35,18 +37,10 @@ def chat(request: Request, described: tuple[str, str] | None, tools: Sequence[An
     if described is not None:
         messages = _told(messages, *described)
         if tools:
-            listed = "\n".join(json.dumps(shape(tool), ensure_ascii=False) for tool in tools)
+            listed = "\n".join(json.dumps(function_schema(tool), ensure_ascii=False) for tool in tools)
             text = _DESCRIPTION.format(tools=listed, start=described[0], end=described[1])
             system = f"{system}\n\n{text}" if system else text
     return [{"role": "system", "content": system}, *messages] if system else messages
-
-
-def shape(tool: Any) -> dict[str, Any]:
-    """A function as templates and parsers know it. Raises UnsupportedFeatureError for other tools."""
-    if tool.type != "function":
-        raise UnsupportedFeatureError(f"The tool {tool.name!r} is not a function.", feature="tools")
-    function = {"name": tool.name, "description": tool.description or "", "parameters": tool.parameters}
-    return {"type": "function", "function": function}
 
 
 def system_text(request: Request) -> str:

@@ -14,11 +14,11 @@ from dspy.lm15 import ContextLengthError, InvalidRequestError, Request, Unsuppor
 
 from dspy_toolkit_mlx.decoding.grammar import GrammarSource
 from dspy_toolkit_mlx.decoding.thinking import Thinker, ThoughtPlan, budget
-from dspy_toolkit_mlx.decoding.tools import ToolPlan, tool_plan
-from dspy_toolkit_mlx.prompting.messages import chat, shape, system_text
+from dspy_toolkit_mlx.decoding.tools import ToolPlan, function_schema, tool_plan
+from dspy_toolkit_mlx.prompting.messages import chat, system_text
 from dspy_toolkit_mlx.scheduling.sequence import Sampling, derive
 
-__all__ = ["METADATA", "Prepared", "PromptRenderer", "read_options"]
+__all__ = ["METADATA", "Prepared", "PromptRenderer", "TemplateTraits", "read_options"]
 
 
 def _number(value: Any) -> float:
@@ -147,12 +147,23 @@ def _fields(given: Any) -> tuple[tuple[str, int | None], ...]:
     return fields
 
 
+@dataclass(frozen=True, kw_only=True)
+class TemplateTraits:
+    """What else a chat template can do.
+
+    `thinker` are the tags of a model that thinks, `variables` the names by which the template asks whether to think.
+    `described` are the marks of a tool call where the template has no tools: the system message then describes them.
+    """
+
+    thinker: Thinker | None = None
+    variables: Sequence[str] = ("enable_thinking",)
+    described: tuple[str, str] | None = None
+
+
 class PromptRenderer:
     """Turns messages into tokens with one tokenizer's chat template. Safe to call from any thread.
 
     `context` is the model's context length in tokens. `encode` turns text into tokens, special tokens included.
-    `thinker` are the tags of a model that thinks. `described` are the marks of a tool call where the template knows no
-    tools. `variables` are the names by which the template knows whether to think.
     """
 
     def __init__(
@@ -163,14 +174,13 @@ class PromptRenderer:
         context: int,
         default_max_tokens: int,
         vocab_size: int,
-        thinker: Thinker | None = None,
-        described: tuple[str, str] | None = None,
-        variables: Sequence[str] = ("enable_thinking",),
+        traits: TemplateTraits | None = None,
     ):
+        traits = traits or TemplateTraits()
         self._apply = apply_template
-        self._thinker = thinker
-        self._described = described
-        self._variables = variables
+        self._thinker = traits.thinker
+        self._described = traits.described
+        self._variables = traits.variables
         self._encode = encode
         self.context = context
         self._default_max_tokens = default_max_tokens
@@ -243,7 +253,7 @@ class PromptRenderer:
             )
         options: dict[str, Any] = {}
         if tools is not None and self._described is None:
-            options["tools"] = [shape(tool) for tool in tools.told]
+            options["tools"] = [function_schema(tool) for tool in tools.told]
         if wanted is not None or constrained:
             options |= dict.fromkeys(self._variables, bool(wanted))  # a constrained answer has no thought unless asked
         told = () if tools is None else tools.told
@@ -276,7 +286,7 @@ class PromptRenderer:
             for message in request.messages
         ]
         demonstrations, last = sum(texts[:-1]), texts[-1]
-        tools = sum(len(self._encode(json.dumps(shape(tool)))) for tool in request.tools)
+        tools = sum(len(self._encode(json.dumps(function_schema(tool)))) for tool in request.tools)
         offered = f"tools: {tools}, " if tools else ""
         return ContextLengthError(
             f"The prompt has {total} tokens; the model's context has {self.context} and one must be left to answer. "

@@ -147,10 +147,6 @@ class PrefixTree:
             below = node
         raise ValueError(f"no depth {depth}")
 
-    def fork(self, leaf: Node) -> Node:
-        """The deepest node on the path to `leaf` that another prompt came through, else the root."""
-        return next((node for node in leaf.path() if node.seen >= 2), self._root)
-
     def covered(self, node: Node) -> Node:
         """The deepest node from the root to `node` for which a state exists or can be cut; the root if none."""
         for candidate in node.path():

@@ -4,10 +4,7 @@ import itertools
 from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Sequence as Row
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple, Protocol
 
 from dspy_toolkit_mlx.scheduling.transcript import Call, Channel, Piece, Transcript
 
@@ -79,8 +76,8 @@ class Guide(Protocol):
         """The tokens that the grammar forces before anything is sampled."""
         ...
 
-    def fill(self, bitmask: NDArray[np.int32], row: int) -> None:
-        """Write the mask of the next token into a row of `bitmask` (int32, one bit per token, set means allowed).
+    def fill(self, bitmask: Any, row: int) -> None:
+        """Write the next token's mask into a row of `bitmask`: an int32 array, one bit per token, set means allowed.
 
         The row comes with all bits set. Raises GrammarError when the matcher is in error.
         """

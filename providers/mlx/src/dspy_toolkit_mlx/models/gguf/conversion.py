@@ -7,7 +7,7 @@
                                    .scales   float16 [rows, columns / 32]   weight = scale * q + bias
                                    .biases   float16 [rows, columns / 32]
 
-Nothing is rounded: Q4_0 is q - 8, hence a bias of -8 scales; Q8_0 is q - 128 once its bytes are unsigned.
+Nothing is rounded; the types of tensors are in types.py.
 """
 
 import json
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ from platformdirs import user_cache_dir
 from dspy_toolkit.errors import ModelError
 from dspy_toolkit_mlx.models.gguf.reader import GGUFFile, read_gguf
 from dspy_toolkit_mlx.models.gguf.tokenizer import tokenizer_files
+from dspy_toolkit_mlx.models.gguf.types import GROUP, TYPES, BlockType, expand, pack, scales_and_biases
 
-__all__ = ["cache_directory", "converted", "expand"]
+__all__ = ["cache_directory", "converted"]
 
 _FORMAT = 1  # raise it when a conversion changes: old directories are then no longer found
 _STALE_SECONDS = 3600
-_GROUP = 32
 
 _LAYER = {
     "attn_norm": "input_layernorm",
@@ -105,7 +106,7 @@ def _convert(source: GGUFFile, directory: Path) -> None:
     tokenizer, tokenizer_config = tokenizer_files(source.metadata, f"The GGUF file {source.path}")
     arrays = list(_arrays(source, config))
     if any(array.name.endswith(".scales") for array in arrays):
-        config["quantization"] = {"group_size": _GROUP, "bits": 4, "mode": "affine"}
+        config["quantization"] = {"group_size": GROUP, "bits": 4, "mode": "affine"}
     _write_safetensors(directory / "model.safetensors", arrays)
     for name, content in (
         ("config.json", config),
@@ -128,10 +129,10 @@ def _config(source: GGUFFile) -> dict[str, Any]:
         )
 
     def value(key: str, default: Any = None) -> Any:
-        found = metadata.get(f"{architecture}.{key}", default)
-        if found is None:
+        entry = metadata.get(f"{architecture}.{key}", default)
+        if entry is None:
             raise ModelError(f"{source.path} lacks the metadata {architecture}.{key}. Take a complete GGUF file.")
-        return found
+        return entry
 
     heads = value("attention.head_count")
     width = value("embedding_length")
@@ -160,8 +161,8 @@ def _config(source: GGUFFile) -> dict[str, Any]:
 
 def _end_tokens(metadata: Mapping[str, Any]) -> list[int]:
     """End of text, of turn and of message: whichever the file names."""
-    found = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
-    return sorted({index for index in found if index is not None})
+    named = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
+    return sorted({index for index in named if index is not None})
 
 
 def _rope_scaling(source: GGUFFile, architecture: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -219,11 +220,12 @@ def _arrays(source: GGUFFile, config: Mapping[str, Any]) -> Iterator[_Array]:
         if name == "rope_freqs.weight":
             continue
         target = _target_name(source, name)
-        rows = _head_rows(name, info.shape[0], config)
-        if info.type in ("F32", "F16"):
-            yield _Array(name=target, type=info.type, shape=info.shape, make=_stored(source, name, rows))
-            continue
-        yield from _quantized(source, name, target.removesuffix(".weight"), rows)
+        read = _blocks(source, name, _head_rows(name, info.shape[0], config))
+        layout = TYPES[info.type].block
+        if layout is None:
+            yield _Array(name=target, type=info.type, shape=info.shape, make=read)
+        else:
+            yield from _quantized(target.removesuffix(".weight"), info.shape, layout, read)
     missing = _expected(config) - set(source.tensors)
     if missing:
         raise ModelError(f"{source.path} lacks the tensor {min(missing)}. Take a complete GGUF file of the model.")
@@ -259,69 +261,24 @@ def _head_rows(name: str, rows: int, config: Mapping[str, Any]) -> np.ndarray | 
     return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
-def _stored(source: GGUFFile, name: str, rows: np.ndarray | None) -> Callable[[], np.ndarray]:
+def _blocks(source: GGUFFile, name: str, rows: np.ndarray | None) -> Callable[[], np.ndarray]:
     return lambda: source.blocks(name) if rows is None else source.blocks(name)[rows]
 
 
-def _quantized(source: GGUFFile, name: str, target: str, rows: np.ndarray | None) -> Iterator[_Array]:
-    info = source.tensors[name]
-    height, width = math.prod(info.shape[:-1]), info.shape[-1]
-    bits = 8 if info.type == "Q8_0" else 4
-
-    def blocks() -> np.ndarray:
-        return source.blocks(name) if rows is None else source.blocks(name)[rows]
-
-    _, biases = _scales_and_biases(blocks(), info.type)
+def _quantized(
+    target: str, shape: tuple[int, ...], layout: BlockType, read: Callable[[], np.ndarray]
+) -> Iterator[_Array]:
+    height, width = math.prod(shape[:-1]), shape[-1]
+    _, biases = scales_and_biases(read(), layout)
     if not np.isfinite(biases).all():  # a scale whose multiple float16 cannot hold: keep the numbers, not the packing
-        yield _Array(name=f"{target}.weight", type="F32", shape=info.shape, make=lambda: expand(blocks(), info.type))
+        yield _Array(name=f"{target}.weight", type="F32", shape=shape, make=lambda: expand(read(), layout))
         return
-    groups = (height, width // _GROUP)
-    yield _Array(
-        name=f"{target}.weight",
-        type="U32",
-        shape=(height, width * bits // 32),
-        make=lambda: _packed(blocks(), info.type),
-    )
-    yield _Array(
-        name=f"{target}.scales", type="F16", shape=groups, make=lambda: _scales_and_biases(blocks(), info.type)[0]
-    )
-    yield _Array(
-        name=f"{target}.biases", type="F16", shape=groups, make=lambda: _scales_and_biases(blocks(), info.type)[1]
-    )
-
-
-def _scales_and_biases(blocks: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """float16 `[rows, blocks]` each. A product with a power of two is exact unless it is too big, which gives inf."""
-    scales = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0]
-    if kind == "Q4_1":
-        return scales, np.ascontiguousarray(blocks[..., 2:4]).view("<f2")[..., 0]
-    with np.errstate(over="ignore"):
-        return scales, scales * np.float16(-8 if kind == "Q4_0" else -128)
-
-
-def _quants(blocks: np.ndarray, kind: str) -> np.ndarray:
-    """The unsigned integers of each block in the order of the weights, uint8 `[rows, blocks, 32]`."""
-    if kind == "Q8_0":
-        return blocks[..., 2:] ^ 0x80
-    pairs = blocks[..., (4 if kind == "Q4_1" else 2) :]
-    return np.concatenate([pairs & 15, pairs >> 4], axis=-1)
-
-
-def _packed(blocks: np.ndarray, kind: str) -> np.ndarray:
-    quants = _quants(blocks, kind)
-    if kind != "Q8_0":
-        quants = quants[..., 0::2] | quants[..., 1::2] << 4
-    return np.ascontiguousarray(quants).reshape(quants.shape[0], -1).view("<u4")
-
-
-def expand(blocks: np.ndarray, kind: str) -> np.ndarray:
-    """The weights of quantized blocks in float32, `[rows, columns]`."""
-    scales = np.ascontiguousarray(blocks[..., :2]).view("<f2").astype(np.float32)
-    quants = _quants(blocks, kind).astype(np.float32)
-    if kind == "Q4_1":
-        minima = np.ascontiguousarray(blocks[..., 2:4]).view("<f2").astype(np.float32)
-        return (scales * quants + minima).reshape(blocks.shape[0], -1)
-    return (scales * (quants - (8 if kind == "Q4_0" else 128))).reshape(blocks.shape[0], -1)
+    groups = (height, width // GROUP)
+    packed = (height, width * layout.bits // 32)
+    yield _Array(name=f"{target}.weight", type="U32", shape=packed, make=lambda: pack(read(), layout))
+    for index, name in enumerate(("scales", "biases")):
+        make = partial(lambda index: scales_and_biases(read(), layout)[index], index)
+        yield _Array(name=f"{target}.{name}", type="F16", shape=groups, make=make)
 
 
 def _write_safetensors(path: Path, arrays: list[_Array]) -> None:
@@ -337,5 +294,4 @@ def _write_safetensors(path: Path, arrays: list[_Array]) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for array in arrays:
-            made = array.make()
-            file.write(np.ascontiguousarray(made, dtype=_NUMPY[array.type]).data)
+            file.write(np.ascontiguousarray(array.make(), dtype=_NUMPY[array.type]).data)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dspy_toolkit.errors import ModelError
+from dspy_toolkit_mlx.models.gguf.types import TYPES
 
 __all__ = ["GGUFFile", "TensorInfo", "read_gguf"]
 
@@ -24,8 +25,7 @@ _SCALARS = ("<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?", None, None, "<Q", "<
 _STRING, _ARRAY = 8, 9
 _MAX_ITEMS = 1 << 26  # a count above this is a damaged header, not a big vocabulary
 
-# ggml's number of a tensor type: its name, weights per block, bytes per block. Only what we can convert exactly.
-TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 8: ("Q8_0", 32, 34)}
+_BY_NUMBER = {kind.number: kind for kind in TYPES.values()}
 _OTHER_TYPES = {
     6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS",
     17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 30: "BF16",
@@ -60,10 +60,10 @@ class GGUFFile:
         """
         info = self.tensors[name]
         data = np.memmap(self.path, dtype=np.uint8, mode="r", offset=info.offset, shape=(info.nbytes,))
-        if info.type in ("F32", "F16"):
-            return data.view("<f4" if info.type == "F32" else "<f2").reshape(info.shape)
-        _, weights, nbytes = next(kind for kind in TYPES.values() if kind[0] == info.type)
-        return data.reshape(-1, info.shape[-1] // weights, nbytes)
+        kind = TYPES[info.type]
+        if kind.block is None:
+            return data.view(f"<f{kind.nbytes}").reshape(info.shape)
+        return data.reshape(-1, info.shape[-1] // kind.weights, kind.nbytes)
 
     def digest(self) -> str:
         """A name for the content: the header, the size, and both ends of every tensor. Reads a few megabytes."""
@@ -174,19 +174,18 @@ class _Header:
         return name, shape[::-1], self.scalar("<I"), self.scalar("<Q")
 
     def checked(self, name: str, shape: tuple[int, ...], number: int, offset: int) -> TensorInfo:
-        if number not in TYPES:
-            have = ", ".join(kind[0] for kind in TYPES.values())
+        kind = _BY_NUMBER.get(number)
+        if kind is None:
             raise ModelError(
-                f"{self.path}: the tensor {name} is of type {_OTHER_TYPES.get(number, number)}; {have} can be read. "
-                "Take another quantization of the model, or an MLX one from the hub (mlx-community)."
+                f"{self.path}: the tensor {name} is of type {_OTHER_TYPES.get(number, number)}; {', '.join(TYPES)} can "
+                "be read. Take another quantization of the model, or an MLX one from the hub (mlx-community)."
             )
-        kind, weights, nbytes = TYPES[number]
-        if not shape or shape[-1] % weights:
-            raise ModelError(f"{self.path}: the tensor {name} has the shape {shape}, which {kind} cannot have.")
-        size = math.prod(shape) // weights * nbytes
+        if not shape or shape[-1] % kind.weights:
+            raise ModelError(f"{self.path}: the tensor {name} has the shape {shape}, which {kind.name} cannot have.")
+        size = math.prod(shape) // kind.weights * kind.nbytes
         if offset + size > len(self.data):
             raise ModelError(
                 f"The GGUF file {self.path} is cut off: the tensor {name} ends at byte {offset + size:,}, "
                 f"the file at {len(self.data):,}. Download it again."
             )
-        return TensorInfo(name=name, type=kind, shape=shape, offset=offset, nbytes=size)
+        return TensorInfo(name=name, type=kind.name, shape=shape, offset=offset, nbytes=size)
