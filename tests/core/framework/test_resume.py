@@ -88,7 +88,7 @@ class Forks:
 
     def __init__(self):
         pipe = subprocess.PIPE
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         command = [sys.executable, __file__]
         self._process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
 
