@@ -18,8 +18,8 @@ from dspy_toolkit.evaluation.comparison import ProgramComparison
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.rows import EvaluationRows
 from dspy_toolkit.evaluation.several import evaluate_several
-from dspy_toolkit.programs.target import target_of
 from dspy_toolkit.metrics import Metric, Score
+from dspy_toolkit.programs.target import target_of
 from dspy_toolkit.report import comparison_html, evaluation_html
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.types import ProviderEntry
