@@ -7,14 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.hookspecs import hookimpl
+from dspy_toolkit.version import __version__
 
 if TYPE_CHECKING:
     from dspy_toolkit.errors import ToolkitError
     from dspy_toolkit.framework.framework import DSPyFramework
     from dspy_toolkit.plugins import PluginManager
     from dspy_toolkit.settings import DSPyConfig
-
-__version__ = "0.1.0"
 
 __all__ = ["DSPyConfig", "DSPyFramework", "PluginManager", "ToolkitError", "__version__", "hookimpl"]
 

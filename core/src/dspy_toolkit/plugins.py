@@ -25,6 +25,7 @@ from dspy_toolkit.types import (
     SignatureEntry,
     TaskEntry,
 )
+from dspy_toolkit.version import __version__
 
 __all__ = ["BUILTIN", "Found", "PluginManager", "PluginRecord"]
 
@@ -90,7 +91,7 @@ class PluginManager:
         self._select = os.environ.get("DSPY_TOOLKIT_PLUGINS", "") if select is None else select
         from dspy_toolkit.builtin import hooks as builtin
 
-        self.register(builtin, project=BUILTIN, distribution="dspy-toolkit", version=_own_version())
+        self.register(builtin, project=BUILTIN, distribution="dspy-toolkit", version=__version__)
         if entry_points:
             self._load_entry_points()
 
@@ -284,12 +285,6 @@ class PluginManager:
             if not isinstance(entry, kind):
                 raise PluginError(f"{hook} returned {entry!r}; expected an iterable of {kind.__name__}.")
         return entries
-
-
-def _own_version() -> str:
-    from dspy_toolkit import __version__
-
-    return __version__
 
 
 def _distribution(point: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dspy_toolkit import __version__
+from dspy_toolkit.version import __version__
 
 __all__ = ["app", "main"]
 

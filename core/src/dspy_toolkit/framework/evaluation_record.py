@@ -16,7 +16,7 @@ from dspy_toolkit.runs.events import Event, EventSink
 from dspy_toolkit.runs.identity import about
 from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.runs.recorder import Recorder
-from dspy_toolkit.signatures.fingerprint import fingerprint
+from dspy_toolkit.signatures.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     from dspy_toolkit.framework.evaluation import Measuring

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from pydantic_core import to_jsonable_python
 
-from dspy_toolkit import __version__
 from dspy_toolkit.evaluation.program_evaluation import completion_of
 from dspy_toolkit.report.plots import check_plots, comparison_plots, evaluation_plots, plotly_js
+from dspy_toolkit.version import __version__
 
 if TYPE_CHECKING:
     from dspy_toolkit.evaluation.comparison import ProgramComparison

@@ -16,11 +16,11 @@ import dspy
 import importlib_metadata
 from pydantic_core import to_jsonable_python
 
-from dspy_toolkit import __version__
 from dspy_toolkit.data.splits import Splits, digest
 from dspy_toolkit.errors import BundleError
 from dspy_toolkit.lm.info import LMInfo
-from dspy_toolkit.signatures.fingerprint import fingerprint
+from dspy_toolkit.signatures.fingerprints import fingerprint
+from dspy_toolkit.version import __version__
 
 __all__ = ["about", "differences", "identity", "packages", "state_of"]
 

@@ -1,6 +1,6 @@
 """Signature templates, their names, and what is wrong with a signature before a model finds out."""
 
-from dspy_toolkit.signatures.fingerprint import fingerprint
+from dspy_toolkit.signatures.fingerprints import fingerprint
 from dspy_toolkit.signatures.registry import SignatureRegistry
 from dspy_toolkit.signatures.templates import (
     ClassificationSignature,

@@ -10,7 +10,7 @@ from dspy.utils.constants import IS_TYPE_UNDEFINED
 from pydantic.fields import FieldInfo
 
 from dspy_toolkit.grammar import problems
-from dspy_toolkit.signatures.fingerprint import fingerprint
+from dspy_toolkit.signatures.fingerprints import fingerprint
 
 __all__ = ["Finding", "Report", "validate"]
 

@@ -22,7 +22,7 @@ from dspy_toolkit.errors import BundleError, FingerprintError
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.programs import composite, state
 from dspy_toolkit.programs.prompt import messages, prompt_markdown
-from dspy_toolkit.signatures.fingerprint import fingerprint, structure
+from dspy_toolkit.signatures.fingerprints import fingerprint, structure
 from dspy_toolkit.store.manifest import FORMAT, Manifest
 from dspy_toolkit.store.readme import readme
 from dspy_toolkit.store.shape import differences

@@ -1,7 +1,7 @@
 """Where two programs differ in what their stored state depends on, field by field.
 
-`signatures.fingerprint` says whether they do; this explains it. A shape is what the fingerprint covers,
-`signatures.fingerprint.structure`: for each predictor a list of [role, field, type].
+`signatures.fingerprints` says whether they do; this explains it. A shape is what the fingerprint covers,
+`signatures.fingerprints.structure`: for each predictor a list of [role, field, type].
 """
 
 from collections.abc import Mapping

@@ -54,7 +54,7 @@ def add_to(app: typer.Typer) -> None:
 def _one(plugins: Any, name: str) -> dict[str, Any]:
     from dspy_toolkit.data.splits import input_fields
     from dspy_toolkit.programs.task import Task
-    from dspy_toolkit.signatures.fingerprint import fingerprint
+    from dspy_toolkit.signatures.fingerprints import fingerprint
     from dspy_toolkit.types import TaskEntry
 
     task = Task(plugins.get(TaskEntry, name), plugins)
