@@ -43,9 +43,9 @@ label: "billing" | "delivery" | "technical" | "praise"
 """
 CASES: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
-    "grammar": {"temperature": 0.0, "extensions": {"metadata": {"grammar": {"lark": GRAMMAR}}}},
+    "grammar": {"temperature": 0.0, "extensions": {"metadata": {"grammar": {"lark": GRAMMAR, "markers": ["\n\n[["]}}}},
     "sampled": {"temperature": 0.8},
-    "both": {"temperature": 0.8, "extensions": {"metadata": {"grammar": {"lark": GRAMMAR}}}},
+    "both": {"temperature": 0.8, "extensions": {"metadata": {"grammar": {"lark": GRAMMAR, "markers": ["\n\n[["]}}}},
 }
 OURS = ("schedule", "masks", "sampling", "accept", "count", "read")
 """What is no call of the model: Python, masks and waiting."""

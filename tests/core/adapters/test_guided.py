@@ -14,6 +14,7 @@ from dspy.utils.callback import BaseCallback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspy_toolkit.adapters.engine_contract import grammar_of
 from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit.grammar import compile_chat, compile_json
@@ -245,7 +246,8 @@ def test_an_lm_that_speaks_grammar_gets_one(kind: str) -> None:
     grammar = (compile_chat if kind == "chat" else compile_json)(Label)
     with dspy.context(lm=lm, adapter=PAIRS[kind][0]()):
         assert dspy.Predict(Label)(text="fine").label == "good"
-    assert grammars_of(lm) == [{"lark": grammar.lark, "minimal": grammar.minimal}]
+    assert grammars_of(lm) == [grammar.to_metadata()]
+    assert grammar_of(lm.engine.requests[0]) == grammar
     assert lm.engine.requests[0].config.response_format is None
 
 

@@ -24,7 +24,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from typing_extensions import TypedDict
 
 from dspy_toolkit.errors import GrammarError
-from dspy_toolkit.grammar import Grammar, compile_chat, compile_json
+from dspy_toolkit.grammar import AnswerGrammar, compile_chat, compile_json
 from dspy_toolkit.grammar.numbers import decimal_range, float_range, integer_range
 from dspy_toolkit.grammar.rules import regex_of_number
 
@@ -48,7 +48,7 @@ TOKENS = LLTokenizer(TokenizerWrapper(Vocabulary()), n_vocab=len(Vocabulary.toke
 EOS = Vocabulary.eos_token_id
 
 
-def matcher(grammar: Grammar) -> LLMatcher:
+def matcher(grammar: AnswerGrammar) -> LLMatcher:
     compiled = LLMatcher.grammar_from_lark(grammar.lark)
     broken, messages = LLMatcher.validate_grammar_with_warnings(compiled, TOKENS)
     assert not broken, messages
@@ -58,7 +58,7 @@ def matcher(grammar: Grammar) -> LLMatcher:
     return found
 
 
-def accepts(grammar: Grammar, text: str) -> bool:
+def accepts(grammar: AnswerGrammar, text: str) -> bool:
     state = matcher(grammar)
     tokens = list(text.encode())
     return state.try_consume_tokens(tokens) == len(tokens) and state.is_accepting()
@@ -72,7 +72,7 @@ def allowed(state: LLMatcher) -> list[int]:
 CLOSERS = [ord(char) for char in '"]}'] + [EOS]
 
 
-def walk(grammar: Grammar, seed: int, free: int = 40) -> str:
+def walk(grammar: AnswerGrammar, seed: int, free: int = 40) -> str:
     """What a model without any knowledge writes: `free` random tokens, then whatever closes soonest."""
     chance, state, written = random.Random(seed), matcher(grammar), b""
     for step in range(4000):

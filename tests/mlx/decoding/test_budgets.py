@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
-from dspy_toolkit.grammar import MaxTokens, compile_chat, compile_json
+from dspy_toolkit.grammar import AnswerField, AnswerGrammar, MaxTokens, compile_chat, compile_json
 from dspy_toolkit_mlx.decoding.grammar import FieldClock
 from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
 from dspy_toolkit_mlx.engine.engine import MLXEngine
@@ -78,12 +78,12 @@ def spans(engine, sequence, openings):
 def test_every_answer_parses_and_no_field_is_longer_than_it_may_be(engine, budgets, seed, compiler):
     grammar = compiler(Report)
     adapter = dspy.ChatAdapter() if compiler is compile_chat else dspy.JSONAdapter()
-    metadata = {"grammar": grammar.option(budgets)}
+    metadata = {"grammar": grammar.with_budgets(budgets).to_metadata()}
     config = Config(max_tokens=400, temperature=1.0, seed=seed, extensions={"metadata": metadata})
     sequence = engine.submit(Request(model="m", messages=(Message.user("q"),), config=config)).future.result()
     assert set(adapter.parse(Report, sequence.text)) == set(NAMES)
     assert sequence.guide.complete
-    counts = spans(engine, sequence, grammar.openings)
+    counts = spans(engine, sequence, [(field.name, field.opening) for field in grammar.fields])
     for name, budget in budgets.items():
         assert counts[name] <= budget + CLOSING[name], (name, sequence.text)
 
@@ -112,13 +112,14 @@ def test_three_ways_to_say_it_and_the_adapters_counts(lm, engine):
     def sent(signature, **options):
         kwargs = {}
         GuidedChatAdapter(**options)._call_preprocess(lm, kwargs, signature, {"question": "?"})
-        return kwargs["metadata"]["grammar"].get("fields")
+        (field,) = AnswerGrammar.from_metadata(kwargs["metadata"]["grammar"]).fields
+        assert (field.name, field.opening) == ("answer", "[[ ## answer ## ]]\n")
+        return field.tokens
 
-    opening = "[[ ## answer ## ]]\n"
-    assert sent(Said) == [{"opening": opening, "tokens": 30}]
-    assert sent(Said, field_tokens={"answer": 7}) == [{"opening": opening, "tokens": 7}]
+    assert sent(Said) == 30
+    assert sent(Said, field_tokens={"answer": 7}) == 7
     updated = dspy.Signature("question -> answer").with_updated_fields("answer", max_tokens=9)
-    assert sent(updated) == [{"opening": opening, "tokens": 9}]
+    assert sent(updated) == 9
     assert sent(dspy.Signature("question -> answer")) is None
     plain, limited = GuidedChatAdapter(), GuidedChatAdapter(field_tokens={"answer": 7})
     assert plain.format(Said, [], {"question": "?"}) == limited.format(Said, [], {"question": "?"})
@@ -133,7 +134,7 @@ def test_a_budget_that_is_none_is_refused_by_name(lm):
 
 
 def test_a_clock_counts_the_token_that_runs_into_the_value():
-    clock = FieldClock((("<a>", 2), ("<b>", None)))
+    clock = FieldClock((AnswerField("a", "<a>", 2), AnswerField("b", "<b>")))
     for token, used_up in ((b"<", False), (b"a>x", False), (b"y", True), (b"z<b", True), (b">", False), (b"q", False)):
         clock.push(token)
         assert clock.used_up == used_up

@@ -8,6 +8,7 @@ import pytest
 from llguidance.hf import from_tokenizer
 
 from dspy_toolkit.errors import GrammarError
+from dspy_toolkit.grammar import AnswerGrammar
 from dspy_toolkit_mlx.decoding.grammar import OVERRUN, GrammarSource, GrammarStore
 
 
@@ -66,19 +67,20 @@ def test_json_is_valid_for_any_budget(store, budget, seed):
     assert len(tokens) <= max(budget, 60) + 60
 
 
-CHAT = r"""
+LARK = r"""
 start: "[[ ## a ## ]]\n" a "b ## ]]\n" b "c ## ]]\n" c "\n\n[[ ## completed ## ]]"
 a[suffix="\n\n[[ ## "]: /[^\s\[](.|\n)*/
 b[suffix="\n\n[[ ## "]: /[^\s\[](.|\n)*/
 c: "yes" | "no"
 """
 MINIMAL = "[[ ## a ## ]]\nx\n\n[[ ## b ## ]]\nx\n\n[[ ## c ## ]]\nno\n\n[[ ## completed ## ]]"
+CHAT = AnswerGrammar(lark=LARK, minimal=MINIMAL, markers=("\n\n[[ ## ",))
 
 
 @pytest.mark.parametrize("budget", [1, 70, 100, 200])
 @pytest.mark.parametrize("seed", range(8))
 def test_markers_are_complete_for_any_budget(store, budget, seed):
-    text, guide, tokens = walk(store, GrammarSource.lark(CHAT, MINIMAL), budget, seed)
+    text, guide, tokens = walk(store, GrammarSource.of(CHAT), budget, seed)
     assert text.startswith("[[ ## a ## ]]\n")
     for marker in ("\n\n[[ ## b ## ]]\n", "\n\n[[ ## c ## ]]\n", "\n\n[[ ## completed ## ]]"):
         assert text.count(marker) == 1
@@ -88,9 +90,7 @@ def test_markers_are_complete_for_any_budget(store, budget, seed):
 
 def test_end_of_text_in_a_free_field_closes_it(store):
     eos = store.tokenizer.eos_tokens[0]
-    text, guide, _ = walk(
-        store, GrammarSource.lark(CHAT, MINIMAL), 500, 1, prefer=lambda c: eos if eos in c else random.choice(c)
-    )
+    text, guide, _ = walk(store, GrammarSource.of(CHAT), 500, 1, prefer=lambda c: eos if eos in c else random.choice(c))
     assert guide.complete
     assert not guide.cut
     assert len(text) < 130
@@ -109,19 +109,19 @@ def test_end_of_text_in_a_json_string_closes_it(store):
 
 def test_a_grammar_that_does_not_compile_is_refused(store):
     with pytest.raises(GrammarError, match="does not compile"):
-        store.guide(GrammarSource.lark("start: nothing"))
+        store.guide(GrammarSource.of(AnswerGrammar("start: nothing")))
     with pytest.raises(GrammarError, match="does not compile"):
         store.guide(GrammarSource.json_schema({"type": "no such type"}))
 
 
 def test_a_token_outside_the_mask_is_an_error_and_not_a_broken_answer(store):
-    guide = store.guide(GrammarSource.lark('start: "a" | "b"'))
+    guide = store.guide(GrammarSource.of(AnswerGrammar('start: "a" | "b"')))
     with pytest.raises(GrammarError, match="matcher failed"):
         guide.advance(store.tokenizer.tokenize_str("zz")[0], 50)
 
 
 def test_compiled_grammars_are_shared_but_not_their_state(store):
-    source = GrammarSource.lark('start: "a" /[a-z]{3}/')
+    source = GrammarSource.of(AnswerGrammar('start: "a" /[a-z]{3}/'))
     one, two = store.guide(source), store.guide(source)
     before = allowed(store, two)
     one.advance(before[0], 50)

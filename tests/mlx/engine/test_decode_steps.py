@@ -26,7 +26,7 @@ LARK = """start: "[[ ## why ## ]]\\n" why "label ## ]]\\n" label "\\n\\n[[ ## co
 label: "positive" | "negative" | "neutral"
 why[suffix="\\n\\n[[ ## "]: /[^\\s\\[](.|\\n)*/
 """
-GRAMMARS = {"free": None, "guided": {"metadata": {"grammar": {"lark": LARK}}}}
+GRAMMARS = {"free": None, "guided": {"metadata": {"grammar": {"lark": LARK, "markers": ["\n\n[[ ## "]}}}}
 
 
 def burst(engine, grammar, count):

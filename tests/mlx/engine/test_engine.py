@@ -205,7 +205,7 @@ MINIMAL = "[[ ## reasoning ## ]]\nx\n\n[[ ## label ## ]]\npositive\n\n[[ ## comp
 @pytest.mark.parametrize("budget", [10, 90, 160])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_lark_grammar_holds_for_random_weights_and_any_budget(engine, budget, temperature):
-    grammar = {"lark": LARK, "minimal": MINIMAL}
+    grammar = {"lark": LARK, "minimal": MINIMAL, "markers": ["\n\n[["]}
     tickets = [
         engine.submit(
             ask(f"Judge {i}", max_tokens=budget, temperature=temperature, seed=i,

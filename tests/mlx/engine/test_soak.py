@@ -32,7 +32,7 @@ def make(rng, number):
     if shape == "json":
         config["response_format"] = {"type": "json_schema", "schema": SCHEMA}
     elif shape == "chat":
-        metadata["grammar"] = {"lark": LARK}
+        metadata["grammar"] = {"lark": LARK, "markers": ["\n\n[[ ## "]}
     elif shape == "stop":
         config["stop"] = ("e", "an")
     if rng.random() < 0.1:

@@ -58,7 +58,7 @@ def engine(tiny):
 @pytest.mark.parametrize("budget", [5, 120, 400])
 def test_every_answer_parses(engine, signature, compiler, adapter, budget):
     grammar = compiler(signature)
-    metadata = {"grammar": {"lark": grammar.lark, "minimal": grammar.minimal}}
+    metadata = {"grammar": grammar.to_metadata()}
     tickets = [
         engine.submit(
             Request(

@@ -3,7 +3,7 @@
 The prompts are DSPy's, byte for byte. Four things differ:
 
 - an LM whose engine has `supports_grammar` gets the grammar of the answer with the call, as
-  `metadata={"grammar": {"lark": ..., "minimal": ...}}`; what it returns parses, so there is no second call. Where the
+  `metadata={"grammar": AnswerGrammar.to_metadata()}`; what it returns parses, so there is no second call. Where the
   model may call tools natively, the answer is held to the grammar whenever it is not a call;
 - `field_tokens={"reasoning": 60}` ends a field after so many tokens (see `dspy_toolkit.grammar.MaxTokens`);
 - the system message and the demonstrations are rendered once, not at every call;
@@ -20,8 +20,9 @@ from dspy.adapters.base import Adapter
 from dspy.adapters.utils import format_field_value
 from dspy.utils.callback import BaseCallback
 
+from dspy_toolkit.adapters.engine_contract import supports_grammar
 from dspy_toolkit.adapters.prompts import PromptCache, as_text
-from dspy_toolkit.grammar import Grammar, compile_chat, compile_json
+from dspy_toolkit.grammar import AnswerGrammar, compile_chat, compile_json
 from dspy_toolkit.grammar.budgets import budgets_of
 
 __all__ = ["GuidedChatAdapter", "GuidedJSONAdapter"]
@@ -45,7 +46,7 @@ class _Guided(dspy.ChatAdapter):
         self.field_tokens = dict(field_tokens or {})
         self._prompts = PromptCache()
 
-    def grammar(self, signature: Signature) -> Grammar:
+    def grammar(self, signature: Signature) -> AnswerGrammar:
         """The grammar of this adapter's answers. Raises GrammarError."""
         raise NotImplementedError
 
@@ -61,9 +62,7 @@ class _Guided(dspy.ChatAdapter):
         budgets = budgets_of(signature, self.field_tokens)
         metadata: dict[str, Any] = {}
         if processed.output_fields:
-            metadata["grammar"] = self.grammar(processed).option(
-                {name: tokens for name, tokens in budgets.items() if name in processed.output_fields}
-            )
+            metadata["grammar"] = self.grammar(processed).with_budgets(budgets).to_metadata()
         elif lm_kwargs.get("tools"):
             lm_kwargs.setdefault("tool_choice", "required")  # there is nothing else to answer
         for name in budgets:
@@ -80,7 +79,7 @@ class _Guided(dspy.ChatAdapter):
 
     def _guides(self, lm: dspy.BaseLM, lm_kwargs: dict[str, Any]) -> bool:
         """Whether this call gets a grammar: not over a format given by hand."""
-        return _speaks_grammar(lm) and "response_format" not in lm_kwargs
+        return supports_grammar(lm) and "response_format" not in lm_kwargs
 
     # --- the prompt
 
@@ -119,7 +118,7 @@ class _Guided(dspy.ChatAdapter):
 class GuidedChatAdapter(_Guided):
     """`dspy.ChatAdapter` with a grammar. Takes its arguments, `compact` and `field_tokens`."""
 
-    def grammar(self, signature: Signature) -> Grammar:
+    def grammar(self, signature: Signature) -> AnswerGrammar:
         return compile_chat(signature)
 
     def __call__(
@@ -157,7 +156,7 @@ class GuidedChatAdapter(_Guided):
 class GuidedJSONAdapter(_Guided, dspy.JSONAdapter):  # type: ignore[override]
     """`dspy.JSONAdapter` with a grammar. Takes its arguments, `compact` and `field_tokens`."""
 
-    def grammar(self, signature: Signature) -> Grammar:
+    def grammar(self, signature: Signature) -> AnswerGrammar:
         return compile_json(signature)
 
     def format(self, signature: Signature, demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:

@@ -57,6 +57,7 @@ class Rules:
         self._bodies: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._attributes: dict[str, str] = {}
+        self._markers: dict[str, None] = {}
         self._made: dict[tuple[str, int], Piece | None] = {}
 
     def named(self, body: str, *, terminal: bool = False) -> str:
@@ -71,7 +72,13 @@ class Rules:
         """A rule that matches the terminal `body` up to the first `suffix`, which it takes along."""
         name = self.named(body)
         self._attributes[name] = f"[suffix={json.dumps(suffix)}]"
+        self._markers[suffix] = None
         return name
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The suffixes that end free texts, in the order of their first use."""
+        return tuple(self._markers)
 
     def text(self) -> str:
         """The Lark text of all rules."""

@@ -5,7 +5,6 @@ grammar or token but goes into an error state, so every call here is followed by
 """
 
 import json
-import re
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -16,11 +15,11 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError
+from dspy_toolkit.grammar.answer import AnswerField, AnswerGrammar
 from dspy_toolkit_mlx.scheduling.transcript import Call, Channel
 
 __all__ = ["FieldClock", "GrammarSource", "GrammarStore", "LLGuide", "Matcher"]
 
-_SUFFIX = re.compile(r'\b(?:suffix|stop)\s*=\s*("(?:[^"\\]|\\.)*")')
 _CLOSERS = (frozenset('"'), frozenset('"]}'), frozenset('"]} \n\t'), frozenset('"]} \n\t,:'))
 _FIRST = frozenset(b'"]} \n\t,:')
 OVERRUN = 256
@@ -40,30 +39,35 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GrammarSource:
-    """A grammar as it arrives: Lark text or a JSON schema (as canonical JSON text), and a shortest answer if known.
+    """A grammar to compile: Lark text or a JSON schema (as canonical JSON text), and a shortest answer if known.
 
-    `fields` are the answer's fields in order: the text that opens each, and how many tokens it may take (None: any
-    number). `markers` end free texts, besides those that the Lark text names; `is_json` says that quotes do. `end` is
-    what the whole answer ends with, where more could follow instead.
+    `markers`, `quoted` and `fields` are those of `AnswerGrammar`; `fields` is empty where no field has a budget. `end`
+    is what the whole answer ends with, where more could follow instead.
     """
 
     kind: str
     text: str
     minimal: str | None = None
-    fields: tuple[tuple[str, int | None], ...] = ()
+    fields: tuple[AnswerField, ...] = ()
     markers: tuple[str, ...] = ()
     end: str = ""
-    is_json: bool = False
+    quoted: bool = False
 
     @classmethod
-    def lark(
-        cls, text: str, minimal: str | None = None, fields: tuple[tuple[str, int | None], ...] = ()
-    ) -> "GrammarSource":
-        return cls("lark", text, minimal, fields, is_json=(minimal or "").startswith("{"))
+    def of(cls, grammar: AnswerGrammar) -> "GrammarSource":
+        budgeted = any(field.tokens is not None for field in grammar.fields)
+        return cls(
+            "lark",
+            grammar.lark,
+            grammar.minimal,
+            fields=grammar.fields if budgeted else (),
+            markers=grammar.markers,
+            quoted=grammar.quoted,
+        )
 
     @classmethod
     def json_schema(cls, schema: dict[str, Any]) -> "GrammarSource":
-        return cls("json", json.dumps(schema, sort_keys=True, ensure_ascii=False), is_json=True)
+        return cls("json", json.dumps(schema, sort_keys=True, ensure_ascii=False), quoted=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class _Compiled:
     markers: list[list[int]]
     end: list[int]
     reserve: int
-    is_json: bool
+    quoted: bool
 
 
 class GrammarStore:
@@ -118,16 +122,13 @@ class GrammarStore:
             matcher.consume_tokens(start)
         if matcher.is_error():
             raise GrammarError(f"The grammar cannot start: {matcher.get_error().splitlines()[0]}")
-        markers = {*source.markers}
-        if source.kind == "lark":
-            markers |= {json.loads(literal) for literal in _SUFFIX.findall(source.text)}
         return _Compiled(
             matcher=matcher,
             start=start,
-            markers=[self.tokenizer.tokenize_str(text) for text in sorted(markers, key=len, reverse=True)],
+            markers=[self.tokenizer.tokenize_str(text) for text in sorted(source.markers, key=len, reverse=True)],
             end=self.tokenizer.tokenize_str(source.end) if source.end else [],
             reserve=len(self.tokenizer.tokenize_str(source.minimal)) + 4 if source.minimal else 24,
-            is_json=source.is_json,
+            quoted=source.quoted,
         )
 
     def closers(self) -> tuple[NDArray[np.int32], ...]:
@@ -152,9 +153,9 @@ class GrammarStore:
 class FieldClock:
     """Which field an answer is in, and how many tokens that field has taken so far."""
 
-    def __init__(self, fields: tuple[tuple[str, int | None], ...]):
-        self._openings = [opening.encode() for opening, _ in fields]
-        self._budgets = [tokens for _, tokens in fields]
+    def __init__(self, fields: tuple[AnswerField, ...]):
+        self._openings = [field.opening.encode() for field in fields]
+        self._budgets = [field.tokens for field in fields]
         self._tail = b""
         self._spent = 0
         self.field = -1
@@ -195,7 +196,7 @@ class LLGuide:
         store: GrammarStore,
         compiled: _Compiled,
         matcher: LLMatcher,
-        fields: tuple[tuple[str, int | None], ...] = (),
+        fields: tuple[AnswerField, ...] = (),
     ):
         self._store = store
         self._clock = FieldClock(fields) if fields else None
@@ -204,7 +205,7 @@ class LLGuide:
         self._eos = store.eos
         self._bits: NDArray[np.int32] | None = None
         self._rows = range(0)
-        self._plain = self._clock is None and not compiled.is_json
+        self._plain = self._clock is None and not compiled.quoted
         self._closing = False
         self._spent = 0
         self._in_string = False
@@ -338,7 +339,7 @@ class LLGuide:
 
     def _field_end(self) -> list[int]:
         """The tokens that end the free field we are in, or none if we are not in one that may end here."""
-        if self._compiled.is_json:
+        if self._compiled.quoted:
             ends = self._store.quote if self._in_string and not self._escaped else []
         else:
             ends = self._compiled.markers
@@ -354,7 +355,7 @@ class LLGuide:
         if self._clock is not None:
             for token in tokens:
                 self._clock.push(self._store.tokenizer.decode_bytes([token]))
-        if not self._compiled.is_json:
+        if not self._compiled.quoted:
             return
         for byte in self._store.tokenizer.decode_bytes(list(tokens)):
             if self._escaped:

@@ -123,9 +123,9 @@ class ToolFormat:
         end = "" if writer.ended else writer.spelled(self.end)
         lark = f"start: {body.lark} {end}\n{writer.rules.text()}"
         quoted = self.name in ("json_tools", "mistral", "kimi_k2", "pythonic")
-        markers = () if quoted else tuple(writer.markers)
+        markers = () if quoted else tuple(sorted({*writer.markers, *writer.rules.markers}))
         last = self.end if end else ""
-        return GrammarSource("lark", lark, body.minimal + self.end, markers=markers, end=last, is_json=quoted)
+        return GrammarSource("lark", lark, body.minimal + self.end, markers=markers, end=last, quoted=quoted)
 
     def read(self, text: str, tools: Sequence[FunctionTool]) -> list[dict[str, Any]]:
         """The calls (`name`, `arguments`, perhaps `id`) in what was written, [] if it is none of these tools'."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from dspy.lm15 import ContextLengthError, InvalidRequestError, Request, UnsupportedFeatureError
 
+from dspy_toolkit.adapters.engine_contract import grammar_of
 from dspy_toolkit_mlx.decoding.grammar import GrammarSource
 from dspy_toolkit_mlx.decoding.thinking import Thinker, ThoughtPlan, budget
 from dspy_toolkit_mlx.decoding.tools import ToolPlan, function_schema, tool_plan
@@ -92,13 +93,12 @@ def _prompt_seed(seed: int, prompt: Sequence[int]) -> int:
 def read_options(request: Request) -> tuple[dict[str, Any], GrammarSource | None]:
     """Return the options outside the typed fields, checked, and the grammar. Raises InvalidRequestError by name."""
     extensions = dict(request.config.extensions or {})
-    given: Any = extensions.pop("metadata", None) or {}
-    if not isinstance(given, Mapping):
-        raise InvalidRequestError(f"The option 'metadata' is {given!r}; expected a dictionary.")
-    metadata: dict[str, Any] = dict(given)
+    grammar = _grammar(request)
+    carried: Any = extensions.pop("metadata", None) or {}
+    metadata: dict[str, Any] = dict(carried)
     if "logit_bias" in extensions:
         metadata["logit_bias"] = extensions.pop("logit_bias")
-    grammar = _grammar(metadata.pop("grammar", None), request.config.response_format)
+    metadata.pop("grammar", None)
     options: dict[str, Any] = {}
     for name, value in {**extensions, **metadata}.items():
         if name not in METADATA or name in extensions:
@@ -118,33 +118,15 @@ def read_options(request: Request) -> tuple[dict[str, Any], GrammarSource | None
     return options, grammar
 
 
-def _grammar(given: Any, response_format: Mapping[str, Any] | None) -> GrammarSource | None:
-    if given is not None:
-        if not isinstance(given, Mapping) or not isinstance(given.get("lark"), str):
-            raise InvalidRequestError("The option 'grammar' must be {'lark': <grammar>, 'minimal': <shortest answer>}.")
-        return GrammarSource.lark(given["lark"], given.get("minimal"), _fields(given.get("fields") or ()))
+def _grammar(request: Request) -> GrammarSource | None:
+    grammar = grammar_of(request)
+    if grammar is not None:
+        return GrammarSource.of(grammar)
+    response_format: Mapping[str, Any] | None = request.config.response_format
     if response_format is None:
         return None
-    if response_format["type"] == "json_object":
-        return GrammarSource.json_schema({"type": "object"})
-    return GrammarSource.json_schema(response_format["schema"])
-
-
-def _fields(given: Any) -> tuple[tuple[str, int | None], ...]:
-    """The fields' openings and budgets."""
-    try:
-        fields = tuple((field["opening"], field["tokens"]) for field in given)
-        good = all(
-            isinstance(opening, str) and opening and (tokens is None or (type(tokens) is int and tokens > 0))
-            for opening, tokens in fields
-        )
-    except (TypeError, KeyError):
-        good, fields = False, ()
-    if not good:
-        raise InvalidRequestError(
-            "The option 'grammar' has 'fields' that are not [{'opening': <text>, 'tokens': <number above 0, or None>}]."
-        )
-    return fields
+    schema: Any = {"type": "object"} if response_format["type"] == "json_object" else response_format["schema"]
+    return GrammarSource.json_schema(schema)
 
 
 @dataclass(frozen=True, kw_only=True)
