@@ -14,8 +14,8 @@ from dspy.utils.callback import BaseCallback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspy_toolkit.adapters.engine_contract import grammar_of
 from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
+from dspy_toolkit.engine import grammar_of
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit.grammar import compile_chat, compile_json
 from dspy_toolkit.testing import ScriptedLM

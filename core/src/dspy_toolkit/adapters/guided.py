@@ -20,8 +20,8 @@ from dspy.adapters.base import Adapter
 from dspy.adapters.utils import format_field_value
 from dspy.utils.callback import BaseCallback
 
-from dspy_toolkit.adapters.engine_contract import supports_grammar
 from dspy_toolkit.adapters.prompts import PromptCache, as_text
+from dspy_toolkit.engine import supports_grammar
 from dspy_toolkit.grammar import AnswerGrammar, compile_chat, compile_json
 from dspy_toolkit.grammar.budgets import budgets_of
 

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 
-from dspy_toolkit.adapters.engine_contract import EngineLM
+from dspy_toolkit.engine import EngineLM
 from dspy_toolkit_mlx.engine.burst import burst
 
 __all__ = ["MLXLM"]

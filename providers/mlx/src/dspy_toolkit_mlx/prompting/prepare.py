@@ -12,7 +12,7 @@ from typing import Any
 
 from dspy.lm15 import ContextLengthError, InvalidRequestError, Request, UnsupportedFeatureError
 
-from dspy_toolkit.adapters.engine_contract import grammar_of
+from dspy_toolkit.engine import grammar_of
 from dspy_toolkit_mlx.decoding.grammar import GrammarSource
 from dspy_toolkit_mlx.decoding.thinking import Thinker, ThoughtPlan, budget
 from dspy_toolkit_mlx.decoding.tools import ToolPlan, function_schema, tool_plan
