@@ -29,10 +29,11 @@ from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.cache import configure_cache
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.metrics.metric import Metric
+from dspy_toolkit.optimize.optimization import optimize
 from dspy_toolkit.optimize.optimizer import find_optimizer
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.optimize.selection import Situation, choose
+from dspy_toolkit.optimize.spec import RunControls, RunSpec
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.stats.intervals import compare
 from dspy_toolkit.types import TaskData, resolve
@@ -75,20 +76,20 @@ def _run(task: Task, name: str, seed: int, arguments: argparse.Namespace) -> Opt
         choice = choose(Situation.of(program, data, Metric(ExactMatch()), lm))
         name, reason, parameters = choice.optimizer, choice.reason, dict(choice.parameters)
     try:
-        return optimize(
-            program,
+        spec = RunSpec(
+            program=program,
             data=data,
             metric=ExactMatch(),
             optimizer=resolve(find_optimizer(plugins, name).entry.optimizer),
             optimizer_name=str(name),
-            parameters=parameters,
+            params=parameters,
             lm=lm,
             adapter=adapter,
             seed=seed,
-            num_threads=arguments.threads,
             task=task.name,
             reason=reason,
         )
+        return optimize(spec, RunControls(num_threads=arguments.threads))
     except OptimizationError as error:
         print(f"{task.name} {name} seed {seed}: {error}", file=sys.stderr)
         return None

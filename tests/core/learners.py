@@ -1,5 +1,6 @@
 """Scripted LMs that learn from demonstrations and from instructions, and how the tests run optimizers on them."""
 
+import dataclasses
 import hashlib
 import re
 from collections import Counter
@@ -10,8 +11,10 @@ import pytest
 from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.metrics import ExactMatch
+from dspy_toolkit.optimize.optimization import optimize
 from dspy_toolkit.optimize.optimizer import find_optimizer
-from dspy_toolkit.optimize.run import optimize
+from dspy_toolkit.optimize.planning.planner import plan
+from dspy_toolkit.optimize.spec import RunControls, RunSpec
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.testing.scripted import prompt_text
 from dspy_toolkit.types import TaskData, resolve
@@ -77,9 +80,28 @@ def optimizer_of(plugins, name):
     return resolve(find_optimizer(plugins, name).entry.optimizer)
 
 
+def optimized(program, **options):
+    """`optimize` with the fields of its spec and its controls as keywords."""
+    spec, controls = _parted(program, options)
+    return optimize(spec, controls)
+
+
+def plan_of(program, *, measure=True, **options):
+    """The plan of `optimized` with the same keywords."""
+    spec, controls = _parted(program, options)
+    return plan(spec, controls, measure=measure)
+
+
+def _parted(program, options):
+    options["params"] = options.pop("parameters", None) or {}
+    names = {field.name for field in dataclasses.fields(RunSpec)}
+    spec = RunSpec(program=program, **{name: value for name, value in options.items() if name in names})
+    return spec, RunControls(**{name: value for name, value in options.items() if name not in names})
+
+
 def run(plugins, lm, name, *, parameters=None, rows=None, metric=None, data=ROWS, **options):
     program = options.pop("program", PROGRAM)
-    return optimize(
+    return optimized(
         program,
         data=prepare(split(data), program, rows=rows),
         metric=metric or ExactMatch(),

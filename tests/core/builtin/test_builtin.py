@@ -14,6 +14,7 @@ from learners import (
     Two,
     answered,
     learner,
+    optimized,
     picky,
     question_of,
     run,
@@ -26,7 +27,6 @@ from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.optimize.optimizer import find_optimizer
-from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.types import OptimizerEntry
 
@@ -218,7 +218,7 @@ def test_an_optimizer_that_breaks_is_an_error_with_what_was_finished(plugin_mana
         raise KeyError("oops")
 
     with pytest.raises(OptimizationError, match=r"'broken' failed: KeyError: 'oops'") as caught:
-        optimize(
+        optimized(
             PROGRAM, data=prepare(split(ROWS), PROGRAM), metric=ExactMatch(), optimizer=broken, lm=ScriptedLM(learner)
         )  # fmt: skip
     assert caught.value.partial.baseline.n == 20

@@ -5,12 +5,11 @@ import random
 import re
 
 import dspy
-from learners import PROGRAM, ROWS, exact, learner, optimizer_of, refused, run, said, split
+from learners import PROGRAM, ROWS, exact, learner, optimized, optimizer_of, refused, run, said, split
 
 from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.evaluation.evaluate import evaluate
 from dspy_toolkit.metrics import ExactMatch
-from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.programs.nearest import Nearest
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.testing.scripted import prompt_text
@@ -121,7 +120,7 @@ def chosen_by_auto(plugins, script, rows, **options):
     """A search as `auto` asks for it; also all that was told of it."""
     told = []
     data = prepare(TaskData(train=rows[:24], validation=rows[24:40], test=rows[40:]), PROGRAM)
-    result = optimize(
+    result = optimized(
         PROGRAM, data=data, metric=ExactMatch(), optimizer=optimizer_of(plugins, "random-search"),
         parameters={"num_candidate_programs": 16, "max_labeled_demos": 16, "nearest": True},
         lm=ScriptedLM(script), on_event=told.append, **options,

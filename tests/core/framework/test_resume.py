@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from learners import PROGRAM, ROWS, learner, optimizer_of, said, split
+from learners import PROGRAM, ROWS, learner, optimized, optimizer_of, said, split
 
 from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.lm.cache import configure_cache
 from dspy_toolkit.metrics import ExactMatch
-from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.runs.history import Before
 from dspy_toolkit.runs.journal import Journal, read_journal
 from dspy_toolkit.testing import ScriptedLM
@@ -67,7 +66,7 @@ def one_run(folder: Path, name: str) -> None:
         return ExactMatch()(gold, pred)
 
     with Journal(folder / "run") as journal:
-        result = optimize(
+        result = optimized(
             PROGRAM,
             data=prepare(split(ROWS), PROGRAM),
             metric=measured,
@@ -157,7 +156,7 @@ def test_killed_at_twenty_random_moments_it_ends_like_an_uninterrupted_run(tmp_p
 
 
 def run(plugins, journal, *, metric=None, lm=None, seed=0, name="bootstrap", **options):
-    return optimize(
+    return optimized(
         PROGRAM,
         data=prepare(split(ROWS), PROGRAM),
         metric=metric or ExactMatch(),

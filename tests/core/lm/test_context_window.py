@@ -4,13 +4,13 @@ import dspy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learners import optimized
 
 from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.optimize.optimizer import find_optimizer
-from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.testing.scripted import prompt_text
 from dspy_toolkit.types import TaskData, resolve
@@ -50,7 +50,7 @@ def prompt_bytes(demos):
 
 def run(plugins, name, context_length, events, **parameters):
     lm = ScriptedLM(learner, context_length=context_length, max_tokens=30)
-    result = optimize(
+    result = optimized(
         PROGRAM,
         data=prepare(split(ROWS), PROGRAM),
         metric=ExactMatch(),
@@ -137,7 +137,7 @@ def test_where_none_fits_it_is_said_before_any_call(plugin_manager):
     for name in ("bootstrap", "random-search", "labeled", "knn", "ensemble"):
         lm = ScriptedLM(learner, context_length=prompt_bytes(0) + 40, max_tokens=30)
         with pytest.raises(OptimizationError, match=r"Not one demonstration.*copro, gepa"):
-            optimize(
+            optimized(
                 PROGRAM, data=prepare(split(ROWS), PROGRAM), metric=ExactMatch(), lm=lm,
                 optimizer=resolve(find_optimizer(plugin_manager, name).entry.optimizer),
             )  # fmt: skip
@@ -167,7 +167,7 @@ def test_an_optimizer_of_a_plugin_is_trimmed_as_well(plugin_manager):
 
     events = []
     lm = ScriptedLM(learner, context_length=prompt_bytes(3) + 31, max_tokens=30)
-    result = optimize(
+    result = optimized(
         PROGRAM,
         data=prepare(split(ROWS), PROGRAM),
         metric=ExactMatch(),

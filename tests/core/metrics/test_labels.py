@@ -8,6 +8,7 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learners import optimized
 from scipy.stats import bootstrap
 from sklearn.metrics import f1_score, precision_score, recall_score
 
@@ -16,7 +17,6 @@ from dspy_toolkit.errors import DataError, MetricError
 from dspy_toolkit.evaluation.evaluate import evaluate
 from dspy_toolkit.metrics import F1, ExactMatch, Metric, Precision, Recall, SetMetric, by_label
 from dspy_toolkit.metrics.score import Score
-from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.stats.intervals import compare, estimate
 from dspy_toolkit.stats.set_intervals import compare_evaluations, compare_sets, estimate_set, measure, observations
 from dspy_toolkit.testing import ScriptedLM
@@ -210,7 +210,7 @@ def test_a_run_is_decided_by_the_set():
         program.demos = [job.train[0]]
         return program
 
-    result = optimize(PROGRAM, data=data, metric=F1("label"), optimizer=shown, lm=answering(True))
+    result = optimized(PROGRAM, data=data, metric=F1("label"), optimizer=shown, lm=answering(True))
     assert result.metric == "F1(label, macro)"
     assert result.baseline.score < 50
     assert result.optimized.score > 90

@@ -5,13 +5,12 @@ import threading
 
 import dspy
 import pytest
-from learners import EVERY, PROGRAM, ROWS, SMALL, learner, optimizer_of, said, split
+from learners import EVERY, PROGRAM, ROWS, SMALL, learner, optimized, optimizer_of, said, split
 
 from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.metrics import ExactMatch
-from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.runs.journal import Journal, read_journal
 from dspy_toolkit.testing import ScriptedLM
 
@@ -19,7 +18,7 @@ TESTED = 20
 
 
 def run(plugins, lm, name="random-search", *, limits=None, parameters=None, rows=None, **options):
-    return optimize(
+    return optimized(
         PROGRAM,
         data=prepare(split(ROWS), PROGRAM, rows=rows),
         metric=options.pop("metric", None) or ExactMatch(),
@@ -27,7 +26,7 @@ def run(plugins, lm, name="random-search", *, limits=None, parameters=None, rows
         optimizer_name=name,
         parameters={**SMALL.get(name, {}), **(parameters or {})},
         lm=lm,
-        limits=limits,
+        limits=limits or Limits(),
         **options,
     )
 
@@ -113,7 +112,7 @@ def forever(job):
 
 
 def test_time_is_limited(plugin_manager):
-    result = optimize(
+    result = optimized(
         PROGRAM,
         data=prepare(split(ROWS), PROGRAM),
         metric=ExactMatch(),
@@ -140,7 +139,7 @@ def test_a_program_that_asks_more_often_than_it_has_predictors_is_measured_first
         lm = ScriptedLM(learner)
         with Journal(folder) as journal:
             try:
-                return lm, optimize(
+                return lm, optimized(
                     Twice(),
                     data=prepare(split(ROWS), Twice()),
                     metric=ExactMatch(),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import dspy
 import pytest
+from learners import optimized
 from pydantic import Field, model_validator
 
 from dspy_toolkit.data.splits import prepare
@@ -23,7 +24,6 @@ from dspy_toolkit.optimize.optimizer import (
     parameter_values,
     parse_params,
 )
-from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.types import OptimizerEntry, TaskData, resolve
 
@@ -49,7 +49,7 @@ def bootstrap(plugins):
 
 
 def run(plugin_manager, lm, *, seed=0, rows=None, metric=None, parameters=None, **options):
-    return optimize(
+    return optimized(
         PROGRAM,
         data=prepare(DATA, PROGRAM, rows=rows, seed=seed),
         metric=metric or ExactMatch(),
@@ -121,7 +121,7 @@ def test_labelled_demonstrations_only_where_rows_have_labels(plugin_manager):
     filled = run(plugin_manager, ScriptedLM(learner), parameters={"max_labeled_demos": 8})
     assert len(filled.program.demos) == 8
     unlabelled = [{"question": f"q{n}"} for n in range(50)]
-    result = optimize(
+    result = optimized(
         PROGRAM,
         data=prepare(unlabelled, PROGRAM),
         metric=lambda gold, pred: pred.answer.startswith("a"),
@@ -182,7 +182,7 @@ def test_an_interrupted_run_goes_on_where_it_was_from_disk(plugin_manager, lm_ca
 
 
 def labelled(plugin_manager, lm, *, seed=0, rows=DATA):
-    return optimize(
+    return optimized(
         PROGRAM,
         data=prepare(rows, PROGRAM),
         metric=ExactMatch(),

@@ -9,8 +9,7 @@ from pydantic import Field
 from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_once
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, demos_must_fit, fresh, labelled, stripped
 from dspy_toolkit.lm.context_window import limit_demos
-from dspy_toolkit.optimize.budget import calls_per_row
-from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
+from dspy_toolkit.optimize.job import OptimizerJob, calls_per_row, planned, preflight
 from dspy_toolkit.optimize.planning.amount import NOTHING, Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapped, distinct
 from dspy_toolkit.programs.vote import Vote

@@ -25,7 +25,7 @@ from dspy_toolkit.metrics import Metric
 from dspy_toolkit.metrics.named import AnyMetrics, find_metric
 from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.optimize.run import Saved
+from dspy_toolkit.optimize.spec import Saved
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.programs.program import Program
 from dspy_toolkit.programs.target import Target, target_of

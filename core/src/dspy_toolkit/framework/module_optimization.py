@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from dspy_toolkit.data.dataset import read_dataset
-from dspy_toolkit.data.splits import Splits, prepare
+from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.framework.request import OptimizationRequest
-from dspy_toolkit.metrics import Metric
+from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.optimize.budget import calls_for_search
-from dspy_toolkit.optimize.optimizer import Optimizer, find_optimizer, load_optimizer, parameter_values, parse_params
-from dspy_toolkit.optimize.planning.plan import Plan, plan
+from dspy_toolkit.optimize.optimization import optimize
+from dspy_toolkit.optimize.optimizer import find_optimizer, load_optimizer, parse_params
+from dspy_toolkit.optimize.planning.plan import Plan
+from dspy_toolkit.optimize.planning.planner import plan
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.optimize.run import Saved, optimize
 from dspy_toolkit.optimize.selection import OptimizerType, Situation, choose
+from dspy_toolkit.optimize.spec import RunControls, RunSpec, Saved
 from dspy_toolkit.runs.events import EventSink
-from dspy_toolkit.runs.identity import differences, identity
+from dspy_toolkit.runs.identity import differences
 from dspy_toolkit.runs.runs import identity_key
 
 if TYPE_CHECKING:
@@ -41,15 +43,7 @@ class ModuleOptimization:
 
     framework: "DSPyFramework"
     request: OptimizationRequest
-    task: str
-    program: dspy.Module
-    data: Splits
-    metric: Metric
-    lm: dspy.LM
-    optimizer: Optimizer
-    optimizer_name: str
-    parameters: Mapping[str, Any]
-    reason: str
+    spec: RunSpec
 
     @classmethod
     def of(
@@ -77,17 +71,16 @@ class ModuleOptimization:
             most = calls_for_search(request.limits, module, data)
             choice = choose(Situation.of(module, data, metric, lm, task_type=task, max_calls=most))
             name, parameters, reason = choice.optimizer, {**choice.parameters, **parameters}, choice.reason
-        found = find_optimizer(framework.plugins, name).entry
-        optimizer = load_optimizer(found)
-        return cls(
-            framework=framework, request=request, task=task, program=module, data=data, metric=metric, lm=lm,
-            optimizer=optimizer, optimizer_name=found.name,
-            parameters=parameter_values(parse_params(optimizer, parameters, name=found.name)), reason=reason,
+        entry = find_optimizer(framework.plugins, name).entry
+        spec = RunSpec(
+            program=module, data=data, metric=metric, optimizer=load_optimizer(entry), optimizer_name=entry.name,
+            params=parameters, lm=lm, adapter=framework.adapter(), seed=request.seed or 0, task=task, reason=reason,
         )  # fmt: skip
+        return cls(framework=framework, request=request, spec=spec)
 
     def plan(self, *, measure: bool) -> Plan:
-        """See `dspy_toolkit.optimize.planning.plan`."""
-        return plan(**self._shared(), measure=measure)
+        """See `dspy_toolkit.optimize.planning.planner`."""
+        return plan(self.spec, self._controls(), measure=measure)
 
     def run(
         self,
@@ -102,41 +95,29 @@ class ModuleOptimization:
         """Recorded; see `DSPyFramework.optimize_module`."""
         run = self._unfinished() if resume is True else resume or None
         with self.framework.recorded(on_event, run) as journal:
-            return optimize(
-                **self._shared(),
-                on_event=on_event,
-                stop=stop,
-                limits=self.request.limits,
-                max_errors=self.request.max_errors,
-                journal=journal,
+            controls = self._controls(
+                on_event=on_event, stop=stop or threading.Event(), journal=journal, save=save, plan=planned,
                 options={**self.request.options(), **asked},
-                save=save,
-                planned=planned,
-            )
+            )  # fmt: skip
+            return optimize(self.spec, controls)
 
-    def _shared(self) -> dict[str, Any]:
-        """What `optimize` and `plan` are both given."""
-        names = ("program", "data", "metric", "optimizer", "optimizer_name", "parameters", "lm", "task", "reason")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "adapter": self.framework.adapter(),
-            "seed": self.request.seed,
-            "num_threads": self.request.num_threads,
-            "connect": self.framework.lm,
-        }
+    def _controls(self, **options: Any) -> RunControls:
+        return RunControls(
+            num_threads=self.request.num_threads or 1,
+            limits=self.request.limits or Limits(),
+            max_errors=self.request.max_errors,
+            connect=self.framework.lm,
+            **options,
+        )
 
     def _unfinished(self) -> str:
-        """The newest unfinished run that was asked to do this."""
-        asked = identity(
-            program=self.program, data=self.data, metric=self.metric.name, optimizer=self.optimizer_name,
-            parameters=self.parameters, lm=self.lm, adapter=self.framework.adapter(), seed=self.request.seed or 0,
-            task=self.task,
-        )  # fmt: skip
-        run = self.framework.runs.unfinished(identity_key(asked))
+        """The newest unfinished run of the same spec."""
+        requested = self.spec.identity()
+        run = self.framework.runs.unfinished(identity_key(requested))
         if run is not None:
             return run.id
-        other = self.framework.runs.find(self.task)
+        other = self.framework.runs.find(self.spec.task)
         raise OptimizationError(
             f"No unfinished run was asked to do this. The newest, {other.id}, was asked something else: "
-            f"{'; '.join(differences(other.identity, asked))}."
+            f"{'; '.join(differences(other.identity, requested))}."
         )

@@ -14,7 +14,7 @@ from dspy_toolkit.framework.request import OptimizationRequest
 from dspy_toolkit.framework.resume import asked_again, going_on
 from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.optimize.run import Saved
+from dspy_toolkit.optimize.spec import Saved
 from dspy_toolkit.runs.events import EventSink
 from dspy_toolkit.types import TaskData
 

@@ -12,7 +12,7 @@ from dspy_toolkit.metrics.metric import Metric
 if TYPE_CHECKING:
     from dspy_toolkit.optimize.planning.forecast import Forecast
 
-__all__ = ["OptimizerJob", "planned", "preflight"]
+__all__ = ["OptimizerJob", "calls_per_row", "planned", "preflight"]
 
 _Optimizer = TypeVar("_Optimizer", bound=Callable[..., dspy.Module])
 
@@ -85,6 +85,16 @@ def planned(forecast: "Callable[..., Forecast]") -> Callable[[_Optimizer], _Opti
 
     def mark(optimizer: _Optimizer) -> _Optimizer:
         setattr(optimizer, "forecast", forecast)  # noqa: B010  # functions have no declared attributes
+        return optimizer
+
+    return mark
+
+
+def calls_per_row(times: Callable[..., float]) -> Callable[[Any], Any]:
+    """Say of an optimizer that its program asks the LM `times(**parameters)` times as often as the one it was given."""
+
+    def mark(optimizer: Any) -> Any:
+        optimizer.calls_per_row = times
         return optimizer
 
     return mark

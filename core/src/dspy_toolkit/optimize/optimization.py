@@ -1,111 +1,95 @@
-"""The state of one optimization and its stages; `optimize` in `run.py` is what makes one.
+"""One optimization, from its spec to its result.
 
 baseline on the test rows ──▶ search on train and validation ──▶ the same test rows again ──▶ paired comparison
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dspy
 
-from dspy_toolkit.data.splits import Splits, digest
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, ToolkitError
 from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult, evaluate_metered, group_errors
 from dspy_toolkit.evaluation.failures import Failures
-from dspy_toolkit.lm.context_window import ContextWindow
-from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.limits import BudgetSpent
 from dspy_toolkit.lm.meter import DeadLM, Ended, Meter, StopRequested, interrupting
 from dspy_toolkit.lm.quiet import quiet
 from dspy_toolkit.lm.usage import Call, Usage
-from dspy_toolkit.metrics.metric import Metric
-from dspy_toolkit.optimize.budget import Budget, prompt_bytes, prompts
+from dspy_toolkit.optimize.budget import Budget
 from dspy_toolkit.optimize.job import OptimizerJob
-from dspy_toolkit.optimize.optimizer import Optimizer, parameter_values
-from dspy_toolkit.optimize.planning.plan import Plan, plan
+from dspy_toolkit.optimize.planning.plan import Plan
+from dspy_toolkit.optimize.planning.planner import plan
 from dspy_toolkit.optimize.result import OptimizationResult, ResultStatus
-from dspy_toolkit.runs.events import Emitter, Event, EventSink, Stage
+from dspy_toolkit.optimize.spec import RunControls, RunSpec
+from dspy_toolkit.runs.events import Emitter, Event, Stage
 from dspy_toolkit.runs.history import Before
-from dspy_toolkit.runs.identity import about, identity, state_of
+from dspy_toolkit.runs.identity import about, state_of
 from dspy_toolkit.runs.recorded_metric import RecordedMetric, Scores
 from dspy_toolkit.runs.recorder import Recorder
 from dspy_toolkit.stats.intervals import Comparison
 from dspy_toolkit.stats.set_intervals import compare_evaluations
 
-__all__ = ["Optimization", "Saved"]
-
-Saved = tuple[str, str]
-"""The version a program was stored as, `task@v3`, and the path of its bundle."""
+__all__ = ["Optimization", "optimize"]
 
 
-@dataclass(kw_only=True)
+def optimize(spec: RunSpec, controls: RunControls | None = None) -> OptimizationResult:
+    """Optimize `spec.program`, and measure it and the result on the test rows.
+
+    Demonstrations that do not fit the model's context are left out, the last first, and a note says so. A journal that
+    holds an unfinished run of the same spec resumes it: answers come from DSPy's cache, the metric's results from the
+    journal.
+
+    Raises OptimizationError when a stage cannot be finished (the LM is gone, every row fails), with what was finished
+    so far as `partial`, or when the journal holds another run; OptimizationInterrupted on Ctrl-C or when
+    `controls.stop` is set, likewise.
+    """
+    return Optimization(spec, controls or RunControls()).run()
+
+
 class Optimization:
-    """What a run was given, then what it has found."""
+    """The state of one run. `best` is the program the search has handed over last, `spent` the limit that ended it."""
 
-    program: dspy.Module
-    data: Splits
-    metric: RecordedMetric
-    scores: Scores
-    optimizer: Optimizer
-    optimizer_name: str
-    params: Any
-    lm: Any
-    adapter: dspy.Adapter | None
-    seed: int
-    num_threads: int
-    task: str
-    reason: str
-    connect: Callable[[str], Any] | None
-    stop: threading.Event
-    budget: Budget
-    failures: Failures
-    before: Before | None
-    record: Recorder
-    on_event: EventSink | None
-    save: Callable[[OptimizationResult], Saved] | None
-    baseline: Evaluation | None = None
-    found: dspy.Module | None = None
-    optimized: Evaluation | None = None
-    comparison: Comparison | None = None
-    spent: BudgetSpent | None = None
-    planned: Plan | None = None
-    _candidates: int = 0
-    _done: int = 0
-    _notes: set[str] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self.lm_info = LMInfo.of(self.lm)
-        before = self.before
-        self.meter = self._meter(lambda: before.usage if before else Usage(), before.seconds if before else 0.0)
-        self._searching = self.meter  # which a budget may part from the meter of what comes after
-        self.emitter = Emitter(self._tell, self.meter, run=self.id)
-
-    @property
-    def id(self) -> str:
-        return self.record.journal.folder.name if self.record.journal is not None else ""
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return parameter_values(self.params)
+    def __init__(self, spec: RunSpec, controls: RunControls):
+        self.spec = spec
+        self.controls = controls
+        journal = controls.journal
+        self.id = "" if journal is None else journal.folder.name
+        self.resumed = None if journal is None else Before.of(journal)
+        self.recorder = Recorder(journal)
+        self.scores = Scores(journal)
+        self.failures = Failures(controls.max_errors, spec.data)
+        self.metric = RecordedMetric(spec.metric, scores=self.scores, on_error=self.failures.metric_raised)
+        self.budget = Budget(spec, controls.limits)
+        resumed = self.resumed
+        self.meter = self._new_meter((lambda: resumed.usage) if resumed else Usage, resumed.seconds if resumed else 0.0)
+        self.emitter = Emitter(self._on_event, self.meter, run=self.id)
+        self.plan: Plan | None = controls.plan
+        self.baseline: Evaluation | None = None
+        self.best: dspy.Module | None = None
+        self.optimized: Evaluation | None = None
+        self.comparison: Comparison | None = None
+        self.spent: BudgetSpent | None = None
+        self._search_meter = self.meter  # what comes after a search that a budget ended has a meter of its own
+        self._candidates = 0
+        self._steps = 0
+        self._notes: set[str] = set()
+        self._lock = threading.Lock()
 
     # --- the run
 
-    def make(self, options: Mapping[str, Any]) -> OptimizationResult:
+    def run(self) -> OptimizationResult:
         """Everything, from the checks to the recorded end."""
-        self.metric.check([*self.data.train, *self.data.validation, *self.data.test])
-        self.preflight()
-        self.plan()
-        if self.record.journal is not None:
-            asked = self._identity()
-            if self.before is not None:
-                self.before.check(self.id, asked)
-            self.record.begin(asked, about(options))
-            if self.planned is not None:
-                self.record.plan(self.planned)
+        self.check()
+        self.make_plan()
+        if self.controls.journal is not None:
+            identity = self.spec.identity()
+            if self.resumed is not None:
+                self.resumed.check(self.id, identity)
+            self.recorder.begin(identity, about(self.controls.options))
+            if self.plan is not None:
+                self.recorder.plan(self.plan)
         try:
             self._stages()
         except KeyboardInterrupt as interruption:  # between two stages
@@ -121,263 +105,85 @@ class Optimization:
             raise
         return self.end("budget" if self.spent else "finished")
 
-    def preflight(self) -> None:
-        """What makes the run pointless is said before any LM call."""
+    def check(self) -> None:
+        """Raise what makes the run pointless before any LM call."""
+        data = self.spec.data
+        self.metric.check([*data.train, *data.validation, *data.test])
         self.budget.check()
-        if self.before is None:  # else some of it is in the cache
-            self.budget.check_covers(self._prompts)
-        with self._context():
-            self.optimizer.check(self.job(), self.params)
+        if self.resumed is None:  # else some of it is in the cache
+            self.budget.check_covers_evaluations()
+        with self.spec.context():
+            self.spec.optimizer.check(self.job(), self.spec.params)
 
-    def plan(self) -> None:
-        """Have progress and the record say what is expected."""
-        if self.planned is None:
+    def make_plan(self) -> None:
+        """The plan that progress and the record show, unless there is one."""
+        if self.plan is None:
             try:
-                self.planned = plan(
-                    self.program, data=self.data, metric=Metric(self.metric), optimizer=self.optimizer,
-                    optimizer_name=self.optimizer_name, parameters=self.parameters, lm=self.lm, adapter=self.adapter,
-                    seed=self.seed, num_threads=self.num_threads, task=self.task, reason=self.reason,
-                    connect=self.connect, measure=False, checked=True,
-                )  # fmt: skip
+                self.plan = plan(self.spec, self.controls, measure=False, checked=True)
             except Exception as error:  # noqa: BLE001  # a plugin's forecast or adapter; the run needs no plan
                 self.emitter.note("search", f"This run could not be planned: {type(error).__name__}: {error}")
-        if self.planned is not None and not self.planned.unknown:
-            self.emitter.planned_calls = round(self.planned.total().calls.expected)
+        if self.plan is not None and not self.plan.unknown:
+            self.emitter.planned_calls = round(self.plan.total().calls.expected)
 
     def _stages(self) -> None:
-        if self.reason:
-            self.emitter.note("search", f"{self.optimizer_name}: {self.reason}")
-        if self.record.journal is not None and self.lm_info.cache is False:
+        if self.spec.reason:
+            self.emitter.note("search", f"{self.spec.optimizer_name}: {self.spec.reason}")
+        if self.controls.journal is not None and self.spec.lm_info.cache is False:
             self.emitter.note(
-                "baseline", "This LM's answers are not kept (cache is off): going on with this run will ask again."
+                "baseline", "This LM's answers are not cached (cache is off), so resuming this run asks it again."
             )
         self.meter.limits = self.budget.baseline()
         try:
-            self.baseline = self.evaluate(self.program, "baseline")
+            self.baseline = self.evaluate(self.spec.program, "baseline")
         except BudgetSpent as spent:
             self.spent = spent
             raise OptimizationError(
                 f"The baseline alone needs more than the budget: {spent}. Give more, or draw fewer test rows."
             ) from None
-        self.budget.measured(max(self.baseline.seconds, self.before.baseline_seconds if self.before else 0.0))
+        self.budget.record_baseline(max(self.baseline.seconds, self.resumed.baseline_seconds if self.resumed else 0.0))
         self.meter.limits = self.budget.search()
-        self.found = self.search()
-        self.meter.limits = self.budget.limits
-        self._measure()
+        self.best = self.search()
+        self.meter.limits = self.controls.limits
+        self._evaluate_best(self.best, self.baseline)
 
-    def _measure(self) -> None:
-        """The result of the search on the test rows, and against the baseline."""
-        assert self.found is not None
-        assert self.baseline is not None
+    def _evaluate_best(self, best: dspy.Module, baseline: Evaluation) -> None:
         if self.spent is not None and self._candidates == 0:
-            # Nothing was found, so the program is the one that was measured.
-            self.optimized = self.baseline
+            self.optimized = baseline  # of the same program
         else:
             try:
-                self.optimized = self.evaluate(self.found, "optimized")
+                self.optimized = self.evaluate(best, "optimized")
             except BudgetSpent as spent:
                 self.spent = self.spent or spent
-                self.emitter.note("optimized", f"The program found could not be measured: {spent}.")
+                self.emitter.note("optimized", f"The best program could not be measured: {spent}.")
                 return
-        self.comparison = compare_evaluations(self.baseline, self.optimized, seed=self.seed)
+        self.comparison = compare_evaluations(baseline, self.optimized, seed=self.spec.seed)
 
     def end(self, status: ResultStatus) -> OptimizationResult:
         """The result, stored and recorded."""
         result = self.result(status)
         version = bundle = None
-        if self.save is not None and result.program is not None and status != "failed":
+        if self.controls.save is not None and result.program is not None and status != "failed":
             try:
-                version, bundle = self.save(result)
+                version, bundle = self.controls.save(result)
             except ToolkitError:
-                self.record.end("failed", result.to_dict(), version=None, bundle=None)
+                self.recorder.end("failed", result.to_dict(), version=None, bundle=None)
                 raise
-        self.record.end(status, result.to_dict(), version=version, bundle=bundle)
+        self.recorder.end(status, result.to_dict(), version=version, bundle=bundle)
         return result
 
-    # --- stages
-
-    def evaluate(self, program: dspy.Module, stage: Stage) -> Evaluation:
-        self.record.stage = stage
-        return evaluate_metered(
-            program,
-            self.data.test,
-            RecordedMetric(self.metric, scores=self.scores),
-            lm=self.lm,
-            adapter=self.adapter,
-            num_threads=self.num_threads,
-            seed=self.seed,
-            stage=stage,
-            meter=self.meter,
-            emitter=self.emitter,
-            stop=self.stop,
-            on_row=self._evaluated,
-        )
-
-    def job(self) -> OptimizerJob:
-        return OptimizerJob(
-            program=self.program,
-            train=self.data.train,
-            validation=self.data.validation,
-            metric=self.metric,
-            lm=self.lm,
-            seed=self.seed,
-            num_threads=self.num_threads,
-            stop=self.stop,
-            on_report=self._reported,
-            on_keep=self._kept,
-            on_note=self._noted,
-            connect=self.connect and self._connected,
-        )
-
-    def search(self) -> dspy.Module:
-        self.record.stage = "search"
-        self.emitter.start("search", None, message=self.optimizer_name)
-        self.meter.revive()
-        try:
-            with interrupting(self.meter), self.meter.counting(), self._context(), self._failing(), quiet():
-                found = self.optimizer.compile(self.job(), self.params)
-                if isinstance(found, dspy.Module):
-                    found = self._fitting(found)
-        except (KeyboardInterrupt, StopRequested) as interruption:
-            raise OptimizationInterrupted("Stopped during the search.") from interruption
-        except BudgetSpent as spent:
-            found = self._best_so_far(spent)
-        except Ended as ended:
-            raise ended.cause from None
-        except DeadLM as dead:
-            raise OptimizationError(
-                f"The LM {self.lm_info.model!r} stopped answering during the search: "
-                f"{type(dead.cause).__name__}: {dead.cause}"
-            ) from dead.cause
-        except ToolkitError:
-            raise
-        except Exception as error:  # an optimizer is a stranger's code; what the run has so far goes with the error
-            raise OptimizationError(
-                f"The optimizer {self.optimizer_name!r} failed: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(found, dspy.Module):
-            raise OptimizationError(
-                f"The optimizer {self.optimizer_name!r} returned a {type(found).__name__}; expected a dspy.Module."
-            )
-        self.emitter.finish("search", self._done, score=None)
-        return found
-
-    def _best_so_far(self, spent: BudgetSpent) -> dspy.Module:
-        """The search ends here, well: threads still at work get no further call, and the rest is for measuring."""
-        self.spent = spent
-        searching = self._searching
-        searching.interrupt()
-        self.meter = self.emitter.meter = self._meter(lambda: searching.committed, searching.seconds)
-        what = "the best program so far is measured" if self.found is not None else "no program was found yet"
-        self.emitter.note("search", f"The search ends, and {what}: {self.budget.share(spent)}.")
-        return self.found if self.found is not None else self.program.deepcopy()
-
-    # --- what the stages are told with
-
-    def _meter(self, before: Callable[[], Usage], seconds: float) -> Meter:
-        return Meter(
-            self.stop, limits=self.budget.limits, on_call=self._called, earlier=before, earlier_seconds=seconds
-        )
-
-    def _context(self) -> AbstractContextManager[None]:
-        adapter = {} if self.adapter is None else {"adapter": self.adapter}
-        return dspy.context(lm=self.lm, disable_history=True, **adapter)
-
-    def _failing(self) -> AbstractContextManager[None]:
-        return dspy.context(callbacks=[*dspy.settings.get("callbacks", []), self.failures])
-
-    def _fitting(self, program: dspy.Module) -> dspy.Module:
-        window = ContextWindow.of(self.lm)
-        if window is None:
-            return program
-        return window.fit(program, self.data, note=self._noted)
-
-    def _connected(self, model: str) -> Any:
-        assert self.connect is not None
-        lm = self.connect(model)
-        self.budget.check_price(lm)
-        return lm
-
-    def _tell(self, event: Event) -> None:
-        self.record.event(event)
-        if self.on_event is not None:
-            self.on_event(event)
-        journal = self.record.journal
-        if journal is not None and (trouble := journal.take_trouble()):
-            self.emitter.note(event.stage, trouble)
-
-    def _called(self, call: Call) -> None:
-        self.record.call(call)
-        if self.record.stage == "baseline":
-            self.budget.measure(call)
-
-    def _evaluated(self, stage: Stage, row: RowResult) -> None:
-        self.record.row(stage, row)
-        if row.error is not None:
-            self.failures.add(f"row {row.row}: {row.error}")
-
-    def _reported(self, done: int, total: int | None, score: float | None, message: str) -> None:
-        self._searching.check()
-        self._done = done
-        with _sink():
-            self.emitter.progress("search", done, total, score=score, message=message)
-
-    def _kept(self, program: dspy.Module, score: float | None, message: str) -> None:
-        self._searching.check()
-        found = self._fitting(program)
-        with self._lock:
-            self._candidates += 1
-            self.record.candidate(self._candidates, score=score, message=message, state=lambda: state_of(found))
-            self.found = found
-        if self.budget.limited:
-            self._keep_back(found)
-        with _sink():
-            self.emitter.candidate("search", self._done, None, score=score, message=message)
-
-    def _prompts(self) -> Iterator[Sequence[Mapping[str, Any]]]:
-        for row in self.data.test:
-            yield from prompts(self.program, row, self.adapter)
-
-    def _keep_back(self, program: dspy.Module) -> None:
-        """Longer prompts, or more of them, take more when they are measured."""
-        row = self.data.test[0]
-        first = prompt_bytes(self.program, row, self.adapter)
-        self.budget.found(prompt_bytes(program, row, self.adapter) / max(1, first))
-        self.meter.limits = self.budget.search()
-
-    def _noted(self, message: str) -> None:
-        with self._lock:
-            if message in self._notes:
-                return
-            self._notes.add(message)
-        with _sink():
-            self.emitter.note("search", message)
-
-    def _identity(self) -> dict[str, Any]:
-        return identity(
-            program=self.program,
-            data=self.data,
-            metric=self.metric.name,
-            optimizer=self.optimizer_name,
-            parameters=self.parameters,
-            lm=self.lm,
-            adapter=self.adapter,
-            seed=self.seed,
-            task=self.task,
-        )
-
     def result(self, status: ResultStatus) -> OptimizationResult:
+        spec = self.spec
         return OptimizationResult(
-            program=self.found,
-            task=self.task,
-            model=self.lm_info.model,
-            optimizer=self.optimizer_name,
-            reason=self.reason,
-            parameters=self.parameters,
-            metric=self.metric.name,
-            seed=self.seed,
-            data_digest=digest(self.data),
-            rows=self.data.sizes,
+            program=self.best,
+            task=spec.task,
+            model=spec.model,
+            optimizer=spec.optimizer_name,
+            reason=spec.reason,
+            parameters=spec.parameters,
+            metric=spec.metric_name,
+            seed=spec.seed,
+            data_digest=spec.data_digest,
+            rows=spec.data.sizes,
             baseline_evaluation=self.baseline,
             optimized_evaluation=self.optimized,
             comparison=self.comparison,
@@ -386,14 +192,156 @@ class Optimization:
             seconds=self.meter.seconds,
             status=status,
             run=self.id,
-            note="" if self.spent is None else self.budget.share(self.spent),
+            note="" if self.spent is None else self.budget.explain(self.spent),
         )
+
+    # --- stages
+
+    def evaluate(self, program: dspy.Module, stage: Stage) -> Evaluation:
+        self.recorder.stage = stage
+        return evaluate_metered(
+            program,
+            self.spec.data.test,
+            RecordedMetric(self.metric, scores=self.scores),
+            lm=self.spec.lm,
+            adapter=self.spec.adapter,
+            num_threads=self.controls.num_threads,
+            seed=self.spec.seed,
+            stage=stage,
+            meter=self.meter,
+            emitter=self.emitter,
+            stop=self.controls.stop,
+            on_row=self._on_row,
+        )
+
+    def job(self) -> OptimizerJob:
+        return OptimizerJob(
+            program=self.spec.program,
+            train=self.spec.data.train,
+            validation=self.spec.data.validation,
+            metric=self.metric,
+            lm=self.spec.lm,
+            seed=self.spec.seed,
+            num_threads=self.controls.num_threads,
+            stop=self.controls.stop,
+            on_report=self._on_report,
+            on_keep=self._on_keep,
+            on_note=self._on_note,
+            connect=self.controls.connect and self._connect,
+        )
+
+    def search(self) -> dspy.Module:
+        self.recorder.stage = "search"
+        name = self.spec.optimizer_name
+        self.emitter.start("search", None, message=name)
+        self.meter.revive()
+        callbacks = dspy.context(callbacks=[*dspy.settings.get("callbacks", []), self.failures])
+        try:
+            with interrupting(self.meter), self.meter.counting(), self.spec.context(), callbacks, quiet():
+                best = self.spec.optimizer.compile(self.job(), self.spec.params)
+                if isinstance(best, dspy.Module):
+                    best = self._fit(best)
+        except (KeyboardInterrupt, StopRequested) as interruption:
+            raise OptimizationInterrupted("Stopped during the search.") from interruption
+        except BudgetSpent as spent:
+            best = self._best_so_far(spent)
+        except Ended as ended:
+            raise ended.cause from None
+        except DeadLM as dead:
+            raise OptimizationError(
+                f"The LM {self.spec.model!r} stopped answering during the search: "
+                f"{type(dead.cause).__name__}: {dead.cause}"
+            ) from dead.cause
+        except ToolkitError:
+            raise
+        except Exception as error:  # an optimizer is a stranger's code; what the run has so far goes with the error
+            raise OptimizationError(f"The optimizer {name!r} failed: {type(error).__name__}: {error}") from error
+        if not isinstance(best, dspy.Module):
+            raise OptimizationError(f"The optimizer {name!r} returned a {type(best).__name__}; expected a dspy.Module.")
+        self.emitter.finish("search", self._steps, score=None)
+        return best
+
+    def _best_so_far(self, spent: BudgetSpent) -> dspy.Module:
+        """End the search for its budget: threads still at work get no further call, and the rest is for measuring."""
+        self.spent = spent
+        searching = self._search_meter
+        searching.interrupt()
+        self.meter = self.emitter.meter = self._new_meter(lambda: searching.committed, searching.seconds)
+        what = "the best program so far is measured" if self.best is not None else "there is no candidate yet"
+        self.emitter.note("search", f"The search ends, and {what}: {self.budget.explain(spent)}.")
+        return self.best if self.best is not None else self.spec.program.deepcopy()
+
+    # --- called by the stages
+
+    def _new_meter(self, earlier: Callable[[], Usage], seconds: float) -> Meter:
+        return Meter(
+            self.controls.stop,
+            limits=self.controls.limits,
+            on_call=self._on_call,
+            earlier=earlier,
+            earlier_seconds=seconds,
+        )
+
+    def _fit(self, program: dspy.Module) -> dspy.Module:
+        window = self.spec.window
+        return program if window is None else window.fit(program, self.spec.data, note=self._on_note)
+
+    def _connect(self, model: str) -> Any:
+        assert self.controls.connect is not None
+        lm = self.controls.connect(model)
+        self.budget.check_price(lm)
+        return lm
+
+    def _on_event(self, event: Event) -> None:
+        self.recorder.event(event)
+        if self.controls.on_event is not None:
+            self.controls.on_event(event)
+        journal = self.controls.journal
+        if journal is not None and (trouble := journal.take_trouble()):
+            self.emitter.note(event.stage, trouble)
+
+    def _on_call(self, call: Call) -> None:
+        self.recorder.call(call)
+        if self.recorder.stage == "baseline":
+            self.budget.record_call(call)
+
+    def _on_row(self, stage: Stage, row: RowResult) -> None:
+        self.recorder.row(stage, row)
+        if row.error is not None:
+            self.failures.add(f"row {row.row}: {row.error}")
+
+    def _on_report(self, done: int, total: int | None, score: float | None, message: str) -> None:
+        self._search_meter.check()
+        self._steps = done
+        with _ending():
+            self.emitter.progress("search", done, total, score=score, message=message)
+
+    def _on_keep(self, program: dspy.Module, score: float | None, message: str) -> None:
+        self._search_meter.check()
+        candidate = self._fit(program)
+        with self._lock:
+            self._candidates += 1
+            self.recorder.candidate(self._candidates, score=score, message=message, state=lambda: state_of(candidate))
+            self.best = candidate
+        if self.budget.limited:
+            self.budget.scale_reserve(candidate)
+            self.meter.limits = self.budget.search()
+        with _ending():
+            self.emitter.candidate("search", self._steps, None, score=score, message=message)
+
+    def _on_note(self, message: str) -> None:
+        with self._lock:
+            if message in self._notes:
+                return
+            self._notes.add(message)
+        with _ending():
+            self.emitter.note("search", message)
 
 
 @contextmanager
-def _sink() -> Iterator[None]:
-    """What the event sink raises must end the run, and DSPy forgets the Exceptions of callbacks."""
+def _ending() -> Iterator[None]:
+    """End the run for what a subscriber raises: DSPy ignores the Exceptions of callbacks."""
     try:
         yield
-    except Exception as error:  # a stranger's function; it is raised again by `search`
+    except Exception as error:  # a stranger's function; `search` raises it again
         raise Ended(error) from error

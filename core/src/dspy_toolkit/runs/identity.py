@@ -16,46 +16,11 @@ import dspy
 import importlib_metadata
 from pydantic_core import to_jsonable_python
 
-from dspy_toolkit.data.splits import Splits, digest
 from dspy_toolkit.errors import BundleError
-from dspy_toolkit.lm.info import LMInfo
-from dspy_toolkit.signatures.fingerprints import fingerprint
-from dspy_toolkit.version import __version__
 
-__all__ = ["about", "differences", "identity", "packages", "state_of"]
+__all__ = ["about", "differences", "packages", "state_digest", "state_of"]
 
 _GIT_SECONDS = 5
-
-
-def identity(
-    *,
-    program: dspy.Module,
-    data: Splits,
-    metric: str,
-    optimizer: str,
-    parameters: Mapping[str, Any],
-    lm: Any,
-    adapter: dspy.Adapter | None,
-    seed: int,
-    task: str,
-) -> dict[str, Any]:
-    """What decides the outcome of a run. Budgets, threads and where things are kept do not."""
-    info = LMInfo.of(lm)
-    return {
-        "task": task,
-        "optimizer": optimizer,
-        "parameters": _plain(dict(parameters)),
-        "seed": seed,
-        "metric": metric,
-        "model": info.model,
-        "model_options": dict(info.options),
-        "adapter": type(adapter or dspy.ChatAdapter()).__name__,
-        "data_digest": digest(data),
-        "rows": data.sizes,
-        "fingerprint": fingerprint(program),
-        "program": _sha(state_of(program)),
-        "version": __version__,
-    }
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -104,7 +69,9 @@ def state_of(program: dspy.Module) -> dict[str, Any] | None:
         return None
 
 
-def _sha(state: Mapping[str, Any] | None) -> str | None:
+def state_digest(program: dspy.Module) -> str | None:
+    """Equal for programs with the same state; None where it cannot be written down."""
+    state = state_of(program)
     if state is None:
         return None
     own = {name: part for name, part in state.items() if name != "metadata"}  # there DSPy notes versions of packages

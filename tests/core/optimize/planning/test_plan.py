@@ -2,13 +2,23 @@
 
 import dspy
 import pytest
-from learners import EVERY, ROWS, SMALL, Two, answered, learner, optimizer_of, split, steady
+from learners import (
+    EVERY,
+    ROWS,
+    SMALL,
+    Two,
+    answered,
+    learner,
+    optimized,
+    optimizer_of,
+    plan_of,
+    split,
+    steady,
+)
 
 from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.planning.forecast import Rate, bootstrapped, distinct, until_score
-from dspy_toolkit.optimize.planning.plan import plan
-from dspy_toolkit.optimize.run import optimize
 from dspy_toolkit.optimize.selection import Situation, choose
 from dspy_toolkit.runs.journal import Journal, read_journal
 from dspy_toolkit.testing import ScriptedLM
@@ -39,9 +49,9 @@ def planned_and_run(plugins, name, script, *, program, data=None, parameters=Non
         "parameters": {**SMALL.get(name, {}), **(parameters or {})},
         **options,
     }
-    planned = plan(program, lm=lm(script), **asked)
+    planned = plan_of(program, lm=lm(script), **asked)
     model = lm(script)
-    return planned, optimize(program, lm=model, **asked), model.engine.calls
+    return planned, optimized(program, lm=model, **asked), model.engine.calls
 
 
 def close(expected, real):
@@ -142,7 +152,7 @@ def test_a_plan_without_measuring_asks_no_lm_and_has_no_minutes(plugin_manager):
     for name in EVERY:
         lm = ScriptedLM(steady(0.5))
         program = Two()
-        planned = plan(
+        planned = plan_of(
             program, data=prepare(rows(20, 10, 20), program), metric=answered,
             optimizer=optimizer_of(plugin_manager, name), optimizer_name=name, parameters=SMALL.get(name), lm=lm,
             measure=False,
@@ -158,7 +168,7 @@ def test_an_optimizer_of_a_plugin_without_a_forecast_is_unknown(plugin_manager):
         return job.program.deepcopy()
 
     program = dspy.Predict("question -> answer")
-    planned = plan(
+    planned = plan_of(
         program, data=prepare(rows(8, 4, 6), program), metric=answered, optimizer=stranger, lm=ScriptedLM(steady(0.5))
     )
     assert planned.unknown == "the optimizer 'stranger' does not say what it will ask for"
@@ -169,7 +179,7 @@ def test_an_optimizer_of_a_plugin_without_a_forecast_is_unknown(plugin_manager):
 def test_a_dead_model_is_said_and_what_can_be_known_without_it_is_planned(plugin_manager):
     program = dspy.Predict("question -> answer")
     dead = ScriptedLM(lambda request: ConnectionError("no key, no answer"))
-    planned = plan(
+    planned = plan_of(
         program, data=prepare(rows(8, 4, 6), program), metric=answered,
         optimizer=optimizer_of(plugin_manager, "bootstrap"), lm=dead,
     )  # fmt: skip
@@ -182,7 +192,7 @@ def test_what_makes_a_run_pointless_is_refused_here_too(plugin_manager):
     program = dspy.Predict("question -> answer")
     lm = ScriptedLM(steady(0.5))
     with pytest.raises(OptimizationError, match="before the first new candidate"):
-        plan(
+        plan_of(
             program, data=prepare(rows(8, 4, 6), program), metric=answered, lm=lm,
             optimizer=optimizer_of(plugin_manager, "gepa"), parameters={"max_metric_calls": 2},
         )  # fmt: skip
@@ -203,9 +213,9 @@ def test_a_metric_that_asks_a_model_is_on_lines_of_its_own(plugin_manager):
         "metric": judged,
         "optimizer": optimizer_of(plugin_manager, "bootstrap"),
     }
-    planned = plan(program, lm=ScriptedLM(steady(0.5)), **asked)
+    planned = plan_of(program, lm=ScriptedLM(steady(0.5)), **asked)
     before = judge.engine.calls
-    optimize(program, lm=ScriptedLM(steady(0.5)), **asked)
+    optimized(program, lm=ScriptedLM(steady(0.5)), **asked)
     of_judge = [line for line in planned.lines if line.model == "scripted/judge"]
     assert {line.stage for line in of_judge} == {"baseline", "search", "optimized"}
     assert close(sum(line.calls.expected for line in of_judge), judge.engine.calls - before)
@@ -213,7 +223,7 @@ def test_a_metric_that_asks_a_model_is_on_lines_of_its_own(plugin_manager):
 
 def test_a_prompt_model_has_a_line_of_its_own(plugin_manager):
     program = dspy.Predict("question -> answer")
-    planned = plan(
+    planned = plan_of(
         program, data=prepare(rows(20, 10, 20), program), metric=answered, lm=ScriptedLM(steady(0.5)),
         optimizer=optimizer_of(plugin_manager, "copro"), parameters={"prompt_model": "other/model", "breadth": 3},
         connect=lambda model: ScriptedLM([], model=model),
@@ -231,7 +241,7 @@ def test_a_run_tells_how_many_calls_were_planned_for_it(plugin_manager):
         "data": prepare(rows(20, 10, 20), program), "metric": answered,
         "optimizer": optimizer_of(plugin_manager, "copro"), "parameters": SMALL["copro"],
     }  # fmt: skip
-    result = optimize(program, lm=ScriptedLM(steady(0.5)), on_event=events.append, **asked)
+    result = optimized(program, lm=ScriptedLM(steady(0.5)), on_event=events.append, **asked)
     assert {event.planned_calls for event in events if event.stage != "baseline"} == {result.lm_calls}
 
 
@@ -271,11 +281,11 @@ def test_the_plan_is_in_the_record_of_the_run(plugin_manager, tmp_path):
         "optimizer": optimizer_of(plugin_manager, "copro"), "parameters": SMALL["copro"],
     }  # fmt: skip
     with Journal(tmp_path / "run") as journal:
-        result = optimize(program, lm=ScriptedLM(steady(0.5)), journal=journal, **asked)
+        result = optimized(program, lm=ScriptedLM(steady(0.5)), journal=journal, **asked)
     (entry,) = read_journal(tmp_path / "run", "plan")
     assert entry.data["total"]["calls"]["expected"] == result.lm_calls
-    planned = plan(program, lm=ScriptedLM(steady(0.5)), **asked)
+    planned = plan_of(program, lm=ScriptedLM(steady(0.5)), **asked)
     with Journal(tmp_path / "other") as journal:
-        optimize(program, lm=ScriptedLM(steady(0.5)), journal=journal, planned=planned, **asked)
+        optimized(program, lm=ScriptedLM(steady(0.5)), journal=journal, plan=planned, **asked)
     (entry,) = read_journal(tmp_path / "other", "plan")
     assert entry.data["measured"]["lm_calls"] == 8
