@@ -5,7 +5,7 @@ baseline on the test rows ──▶ search on train and validation ──▶ the
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import dspy
@@ -235,9 +235,8 @@ class Optimization:
         name = self.spec.optimizer_name
         self.emitter.start("search", None, message=name)
         self.meter.revive()
-        callbacks = dspy.context(callbacks=[*dspy.settings.get("callbacks", []), self.failures])
         try:
-            with interrupting(self.meter), self.meter.counting(), self.spec.context(), callbacks, quiet():
+            with interrupting(self.meter), self.meter.counting(), self.spec.context(), self._failing(), quiet():
                 best = self.spec.optimizer.compile(self.job(), self.spec.params)
                 if isinstance(best, dspy.Module):
                     best = self._fit(best)
@@ -281,6 +280,9 @@ class Optimization:
             earlier=earlier,
             earlier_seconds=seconds,
         )
+
+    def _failing(self) -> AbstractContextManager[None]:
+        return dspy.context(callbacks=[*dspy.settings.get("callbacks", []), self.failures])  # the meter is one
 
     def _fit(self, program: dspy.Module) -> dspy.Module:
         window = self.spec.window
