@@ -2,7 +2,7 @@
 
     python benchmarks/lora_memory.py [--runs 20] [--seed 1000] [--compiled] [--json]
 
-Draws random small llamas and LoRA configurations; the formula was made with other ones. `--compiled` trains as mlx-lm
+Draws random small llamas and LoRA configurations that the formula was not fitted to. `--compiled` trains as mlx-lm
 does by default, which on a CPU needs a C++ compiler.
 """
 
@@ -10,16 +10,17 @@ import argparse
 import json
 import random
 
-from dspy_toolkit_lora.config import LoRAConfig
+from dspy_toolkit.trials import run_trial
+from dspy_toolkit_lora.config import TrainingPlan
 from dspy_toolkit_lora.scenarios.architecture import Architecture
 from dspy_toolkit_lora.scenarios.memory import peak_bytes
-from dspy_toolkit_lora.trial.peak_memory import Run, measure
+from dspy_toolkit_lora.trial.peak_memory import MemoryTrial, peak_memory
 
 
-def draw(rng: random.Random, *, compiled: bool) -> Run:
+def draw(rng: random.Random, *, compiled: bool) -> MemoryTrial:
     heads, head_size = rng.choice([2, 4, 8]), rng.choice([16, 32])
     hidden = heads * head_size
-    return Run(
+    return MemoryTrial(
         architecture=Architecture(
             layers=rng.choice([2, 3, 4, 6, 8]),
             hidden=hidden,
@@ -31,7 +32,7 @@ def draw(rng: random.Random, *, compiled: bool) -> Run:
             bits=32,
             activation_bytes=4,
         ),
-        config=LoRAConfig(
+        plan=TrainingPlan(
             rank=rng.choice([4, 8, 16, 32]),
             scale=10,
             learning_rate=0.001,
@@ -54,8 +55,9 @@ def main() -> None:
     rng = random.Random(arguments.seed)
     runs = [draw(rng, compiled=arguments.compiled) for _ in range(arguments.runs)]
     rows = []
-    for run, measured in zip(runs, measure(runs), strict=True):
-        shape, config = run.architecture, run.config
+    for run in runs:
+        measured = run_trial(peak_memory, run)
+        shape, config = run.architecture, run.plan
         predicted = peak_bytes(shape, config, sequence=run.sequence, compiled=run.compiled)
         heads = f"heads {shape.heads}/{shape.kv_heads}"
         sizes = f"{shape.layers}x{shape.hidden}/{shape.intermediate} {heads} vocabulary {shape.vocabulary}"

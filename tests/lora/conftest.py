@@ -1,28 +1,28 @@
-"""One trial runner for the tests that train, with its own cache folder: the small base model is pretrained once."""
+"""One cache folder for the tests that train: the small base model is pretrained once."""
 
 import pytest
 
+from dspy_toolkit.trials import TrialRunner, shared_runner
 from dspy_toolkit_lora.config import LoRAConfig
 from dspy_toolkit_lora.scenarios.scenario import Scenario
-from dspy_toolkit_lora.trial.run import TrialRunner
 
 
 @pytest.fixture(scope="session")
-def lora_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def runner(lora_cache):
-    runner = TrialRunner(lora_cache / "lora")
-    yield runner
-    runner.close()
+def runner(tmp_path_factory):
+    """The shared runner of `lora`, with a cache folder of its own."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("DSPY_TOOLKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        runner = shared_runner("lora")
+        yield runner
+        runner.close()
 
 
 @pytest.fixture
-def own_cache(lora_cache, runner, monkeypatch):
-    """Lets `run_trial` use the tests' cache folder."""
-    monkeypatch.setenv("DSPY_TOOLKIT_CACHE", str(lora_cache))
+def fresh_runner(tmp_path):
+    """A runner that nothing ran in, with an empty cache."""
+    runner = TrialRunner("lora", folder=tmp_path)
+    yield runner
+    runner.close()
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ def test_the_program_makes_a_config_and_the_files_follow(config):
     assert json.loads(written["adapter_config.json"])["lora_alpha"] == config.alpha
 
 
-def test_rows_are_the_programs_inputs_and_nothing_more():
+def test_rows_hold_the_programs_inputs_only():
     inputs = set(program().signature.input_fields)
-    assert all(set(row) == inputs for each in (data().train, data().validation, data().test) for row in each)
+    assert all(set(row) == inputs for split in (data().train, data().validation, data().test) for row in split)
 
 
 def test_the_schema_in_the_prompt_is_terse():

@@ -10,6 +10,8 @@
     ├── DataError                   a dataset row that cannot be used, with its number and field
     ├── ModelError                  a model that cannot be found, loaded or run
     ├── MetricError                 a metric that raised or returned something that is no score
+    ├── TrialError                  a trial that failed or cannot run here
+    │   └── TrialTimeoutError       it took longer than it may
     ├── OptimizationError           a run that cannot start or go on
     │   └── OptimizationInterrupted it was told to stop: carries what was found
     ├── TrackingError               a run that cannot be sent to MLflow
@@ -38,6 +40,8 @@ __all__ = [
     "SignatureError",
     "ToolkitError",
     "TrackingError",
+    "TrialError",
+    "TrialTimeoutError",
     "UnknownNameError",
 ]
 
@@ -93,6 +97,14 @@ class ModelError(ToolkitError):
 
 class MetricError(ToolkitError):
     """A metric that raised, or returned something that is not a score."""
+
+
+class TrialError(ToolkitError):
+    """A trial that failed, whose worker process died, or that cannot run here. Other trials are not hurt."""
+
+
+class TrialTimeoutError(TrialError):
+    """A trial that took longer than its time limit and was ended."""
 
 
 class OptimizationError(ToolkitError):

@@ -9,11 +9,11 @@ import dspy
 import pytest
 
 from dspy_toolkit_lora.config import LoRAConfig
-from dspy_toolkit_lora.metric.reference import reference_config, reference_loss, rule_of_thumb, search, trial
+from dspy_toolkit_lora.metric.reference import reference_config, reference_loss, rule_of_thumb, search, trained
 from dspy_toolkit_lora.metric.training import feasibility, training
 from dspy_toolkit_lora.scenarios.scenario import Scenario, splits
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("runner")
 
 
 def score(scenario, config, metric=training):
@@ -21,7 +21,7 @@ def score(scenario, config, metric=training):
 
 
 def every():
-    return [scenario for each in splits().values() for scenario in each]
+    return [scenario for split in splits().values() for scenario in split]
 
 
 def test_the_file_covers_the_task_and_every_reference_can_run():
@@ -38,12 +38,12 @@ def test_the_rule_of_thumb_can_always_run():
     assert all(score(scenario, rule_of_thumb(scenario), feasibility) == 1 for scenario in every())
 
 
-def test_a_scenario_of_ones_own_is_searched(scenario, own_cache):
+def test_another_scenario_is_searched(scenario):
     small = Scenario.of({**scenario.row, "max_steps": 16})
-    found = search(small)
-    assert small.fits(found)
-    assert trial(found, small).final_val_loss <= trial(rule_of_thumb(small), small).final_val_loss
-    assert reference_loss(small) == trial(found, small).final_val_loss
+    best = search(small)
+    assert small.fits(best)
+    assert trained(best, small).final_val_loss <= trained(rule_of_thumb(small), small).final_val_loss
+    assert reference_loss(small) == trained(best, small).final_val_loss
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_no_constant_answer_wins():
         for checkpoint in (False, True)
     }
     # Those that can run in most scenarios are the ones that could win: the cheap metric bounds the real one from above.
-    bound = {config: mean(score(each, config, feasibility) for each in scenarios) for config in constants}
+    bound = {config: mean(score(scenario, config, feasibility) for scenario in scenarios) for config in constants}
     likely = sorted(constants, key=lambda config: -bound[config] * config.batch_size**0.3)[:8]
     best = max(mean(score(scenario, config) for scenario in scenarios) for config in likely)
     adaptive = mean(score(scenario, rule_of_thumb(scenario)) for scenario in scenarios)

@@ -1,13 +1,13 @@
-"""The formula against real runs of mlx-lm's trainer, and the directions it must move in."""
+"""The formula against real runs of mlx-lm's trainer, and the directions in which it must move."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit_lora.config import LoRAConfig, TrainingPlan
+from dspy_toolkit_lora.config import TrainingPlan
 from dspy_toolkit_lora.scenarios.architecture import ARCHITECTURES, Architecture
 from dspy_toolkit_lora.scenarios.memory import adapter_parameters, peak_bytes, weight_bytes
-from dspy_toolkit_lora.trial.peak_memory import Run, measure
+from dspy_toolkit_lora.trial.peak_memory import MemoryTrial, model_of, peak_memory
 
 
 def shape(**changes):
@@ -17,22 +17,24 @@ def shape(**changes):
 
 def plan(**changes):
     defaults = {"rank": 8, "scale": 10, "learning_rate": 0.001, "batch_size": 4, "iters": 10, "grad_checkpoint": False}
-    return LoRAConfig(**{**defaults, **changes})
+    return TrainingPlan(**{**defaults, **changes})
 
 
 RUNS = [
-    Run(architecture=shape(), config=plan(), sequence=96),
-    Run(architecture=shape(layers=6), config=plan(grad_checkpoint=True), sequence=96),
-    Run(architecture=shape(vocabulary=4096), config=plan(batch_size=2), sequence=64),
-    Run(architecture=shape(vocabulary=4096, tied=False), config=plan(grad_checkpoint=True), sequence=64),
-    Run(architecture=shape(hidden=128, heads=8, kv_heads=8, intermediate=256), config=plan(rank=32), sequence=128),
-    Run(architecture=shape(kv_heads=1, intermediate=64), config=plan(batch_size=8, rank=4), sequence=160),
+    MemoryTrial(architecture=shape(), plan=plan(), sequence=96),
+    MemoryTrial(architecture=shape(layers=6), plan=plan(grad_checkpoint=True), sequence=96),
+    MemoryTrial(architecture=shape(vocabulary=4096), plan=plan(batch_size=2), sequence=64),
+    MemoryTrial(architecture=shape(vocabulary=4096, tied=False), plan=plan(grad_checkpoint=True), sequence=64),
+    MemoryTrial(
+        architecture=shape(hidden=128, heads=8, kv_heads=8, intermediate=256), plan=plan(rank=32), sequence=128
+    ),
+    MemoryTrial(architecture=shape(kv_heads=1, intermediate=64), plan=plan(batch_size=8, rank=4), sequence=160),
 ]
 
 
-def test_the_formula_agrees_with_real_runs():
-    predicted = [peak_bytes(run.architecture, run.config, sequence=run.sequence, compiled=False) for run in RUNS]
-    ratios = [formula / peak for formula, peak in zip(predicted, measure(RUNS), strict=True)]
+def test_the_formula_agrees_with_real_runs(runner):
+    predicted = [peak_bytes(run.architecture, run.plan, sequence=run.sequence, compiled=False) for run in RUNS]
+    ratios = [formula / runner.run(peak_memory, run) for formula, run in zip(predicted, RUNS, strict=True)]
     assert min(ratios) > 0.9, ratios
     assert max(ratios) < 1.16, ratios
 
@@ -42,10 +44,8 @@ def test_weights_and_adapter_are_counted_exactly():
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
-    from dspy_toolkit_lora.trial.peak_memory import model_of
-
     architecture = shape(layers=4, kv_heads=1, tied=False)
-    training = TrainingPlan.of(plan(rank=5), num_layers=3, target_modules=("q_proj", "v_proj", "down_proj"))
+    training = plan(rank=5, num_layers=3, target_modules=("q_proj", "v_proj", "down_proj"))
     model = model_of(architecture)
     assert sum(array.nbytes for _, array in tree_flatten(model.parameters())) == weight_bytes(architecture)
     model.freeze()
@@ -58,8 +58,6 @@ def test_weights_and_adapter_are_counted_exactly():
 def test_quantized_weights_are_counted_exactly():
     import mlx.nn as nn
     from mlx.utils import tree_flatten
-
-    from dspy_toolkit_lora.trial.peak_memory import model_of
 
     model = model_of(shape())
     model.set_dtype(__import__("mlx.core").core.float16)

@@ -8,8 +8,8 @@ from dspy_toolkit_lora.scenarios.scenario import SIZES, Scenario, splits
 
 def test_the_sets_are_disjoint_and_of_their_sizes():
     sets = splits()
-    assert {name: len(each) for name, each in sets.items()} == SIZES
-    assert len({scenario for each in sets.values() for scenario in each}) == sum(SIZES.values())
+    assert {name: len(split) for name, split in sets.items()} == SIZES
+    assert len({scenario for split in sets.values() for scenario in split}) == sum(SIZES.values())
 
 
 def test_a_row_makes_its_scenario(scenario):
@@ -18,7 +18,7 @@ def test_a_row_makes_its_scenario(scenario):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("rows", None, "rows=None"),
         ("rows", "many", "rows='many'"),
@@ -27,8 +27,8 @@ def test_a_row_makes_its_scenario(scenario):
         ("model", "SmolLM2-135", "Did you mean 'SmolLM2-135M'"),
     ],
 )
-def test_a_bad_field_is_named(scenario, field, value, said):
-    with pytest.raises(DataError, match=said):
+def test_a_bad_field_is_named(scenario, field, value, message):
+    with pytest.raises(DataError, match=message):
         Scenario.of({**scenario.row, field: value})
 
 

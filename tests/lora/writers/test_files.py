@@ -32,7 +32,7 @@ plans = st.builds(
 
 @given(plan=plans)
 @settings(deadline=None)
-def test_mlx_lm_reads_every_value_as_it_was_meant(plan):
+def test_mlx_lm_reads_every_value_with_its_type(plan):
     from mlx_lm.lora import CONFIG_DEFAULTS, yaml_loader
 
     read = yaml.load(mlx_lm_yaml(plan, model="some/model"), yaml_loader)
@@ -106,7 +106,7 @@ def test_mlx_lm_trains_with_the_file(tmp_path, rest):
     config = LoRAConfig(rank=5, scale=7.5, learning_rate=0.002, batch_size=2, iters=10, grad_checkpoint=True)
     plan = TrainingPlan.of(config, max_seq_length=16, **rest)
     (tmp_path / "lora.yaml").write_text(mlx_lm_yaml(plan, model=str(model), data=str(data)))
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "mlx_lm", "lora", "--config", "lora.yaml"],
         cwd=tmp_path,
         env={**os.environ, "MLX_DISABLE_COMPILE": "1", "HF_HUB_OFFLINE": "1"},  # compiling on a CPU needs a compiler
@@ -114,7 +114,7 @@ def test_mlx_lm_trains_with_the_file(tmp_path, rest):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     import mlx.core as mx
 
     weights = mx.load(str(tmp_path / "adapters" / "adapters.safetensors"))

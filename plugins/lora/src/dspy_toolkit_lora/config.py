@@ -1,4 +1,4 @@
-"""What a LoRA run is decided by: the few numbers worth proposing, and the rest of the plan with its defaults."""
+"""The configuration of a LoRA run: the few numbers worth proposing, and the whole plan with its defaults."""
 
 from typing import Any, Literal
 
@@ -8,11 +8,11 @@ __all__ = ["ATTENTION", "LINEAR", "LoRAConfig", "TrainingPlan"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
-"""The linear layers of a llama-like block: what mlx-lm adapts when it is given no keys."""
+"""The linear layers of a llama-like block, which mlx-lm adapts unless it gets keys."""
 
 
 def _terse(schema: dict[str, Any]) -> None:
-    """Leave out of the schema what its names say: adapters put it into every prompt, where a third of it was titles."""
+    """Remove titles and descriptions from the schema: adapters put it into every prompt, a third of it titles."""
     schema.pop("description", None)
     schema.pop("title", None)
     for field in schema.get("properties", {}).values():
@@ -22,8 +22,8 @@ def _terse(schema: dict[str, Any]) -> None:
 class LoRAConfig(BaseModel):
     """The hyperparameters that decide how a LoRA run goes. All are needed, so a proposal is short and complete.
 
-    `scale` multiplies the low-rank update, as in mlx-lm; PEFT's `lora_alpha` is `scale * rank`. The bounds are what
-    runs use in practice: a small language model that reads "minimum: 1" in the schema answers 1.
+    `scale` multiplies the low-rank update, as in mlx-lm; PEFT's `lora_alpha` is `scale * rank`. The bounds are
+    those of practice: a small language model that reads "minimum: 1" in the schema answers 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_terse)
@@ -42,7 +42,7 @@ class LoRAConfig(BaseModel):
 
 
 class TrainingPlan(LoRAConfig):
-    """A LoRAConfig with everything else a trainer asks for. The defaults are mlx-lm's where it has one.
+    """A LoRAConfig with everything else that a trainer needs. The defaults are mlx-lm's where it has one.
 
     `num_layers` counts from the last layer; -1 is all. `target_modules` are names of linear layers in a block.
     """
@@ -60,11 +60,11 @@ class TrainingPlan(LoRAConfig):
 
     @property
     def lora_parameters(self) -> dict[str, object]:
-        """What mlx-lm calls `lora_parameters`."""
+        """mlx-lm's `lora_parameters`."""
         keys = [f"self_attn.{name}" if name in ATTENTION else f"mlp.{name}" for name in self.target_modules]
         return {"rank": self.rank, "scale": self.scale, "dropout": self.dropout, "keys": keys}
 
     @classmethod
     def of(cls, config: LoRAConfig, **rest: object) -> "TrainingPlan":
-        """The plan for a proposal, `rest` being what a LoRAConfig lacks. A plan stays as it is but for `rest`."""
+        """The plan for a proposal, with `rest` for the fields that a LoRAConfig lacks; changes `rest` in a plan."""
         return cls.model_validate({**config.model_dump(), **rest})

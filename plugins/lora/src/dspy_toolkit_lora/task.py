@@ -15,13 +15,13 @@ __all__ = ["data", "files", "program"]
 
 
 def program() -> dspy.Module:
-    """A plain predictor: small models reason themselves away from a good demonstration."""
+    """A plain predictor: reasoning leads small models away from a good demonstration."""
     return dspy.Predict(LoRAOptimizationSignature)
 
 
 def data() -> TaskData:
     """The scenarios as rows. They carry no label: the metric runs the proposal."""
-    return TaskData(**{name: tuple(scenario.row for scenario in each) for name, each in splits().items()})
+    return TaskData(**{name: tuple(scenario.row for scenario in split) for name, split in splits().items()})
 
 
 def files(inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Mapping[str, str]:

@@ -1,1 +1,1 @@
-"""Scores of proposals, found by training."""
+"""Scores of proposed configurations, from real trainings."""

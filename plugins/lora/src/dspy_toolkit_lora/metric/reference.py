@@ -1,9 +1,9 @@
-"""What a good run brings in a scenario: the mark that proposals are scored against.
+"""The reference run of a scenario: the loss that proposals are scored against.
 
-The mark is the loss of a real training on this machine. Which configuration to train with comes from `search`, a small
-search over real trials. For the scenarios of the task its outcome is kept in `references.json`, as configurations and
-without any loss; `python -m dspy_toolkit_lora.metric.reference` repeats the search and writes the file anew. Others
-are searched when they are first met.
+The loss comes from a real training on this machine. Which configuration it trains with comes from `search`, a small
+search over real trials. For the scenarios of the task `references.json` stores the configurations, without any loss;
+`python -m dspy_toolkit_lora.metric.reference` repeats the search and writes the file again. Other scenarios are
+searched when they first occur.
 """
 
 import json
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from dspy_toolkit_lora.config import LoRAConfig
 from dspy_toolkit_lora.scenarios.scenario import Scenario, splits
-from dspy_toolkit_lora.trial.run import TrialResult, run_trial
+from dspy_toolkit_lora.trial.training import TrainingResult, train
 
-__all__ = ["reference_config", "reference_loss", "rule_of_thumb", "search", "trial"]
+__all__ = ["reference_config", "reference_loss", "rule_of_thumb", "search", "trained"]
 
 _FILE = "references.json"
 _FEWEST = 10
@@ -24,23 +24,23 @@ _FEWEST = 10
 
 def reference_loss(scenario: Scenario) -> float:
     """The validation loss of the reference run, at most that of the base model. Trains once per machine."""
-    result = trial(reference_config(scenario), scenario)
+    result = trained(reference_config(scenario), scenario)
     return min(result.untrained_loss, _loss(result.final_val_loss))
 
 
-def trial(config: LoRAConfig, scenario: Scenario) -> TrialResult:
-    """`run_trial` without checkpointing, which changes memory and time, both counted elsewhere, and not the loss."""
-    return run_trial(config.model_copy(update={"grad_checkpoint": False}), scenario)
+def trained(config: LoRAConfig, scenario: Scenario) -> TrainingResult:
+    """`train` without checkpointing, which changes memory and time, both scored elsewhere, and not the loss."""
+    return train(config.model_copy(update={"grad_checkpoint": False}), scenario)
 
 
 def reference_config(scenario: Scenario) -> LoRAConfig:
     """The configuration of the reference run: from the file, or from a search now (some eight trials)."""
-    kept = _kept().get(_key(scenario))
-    return LoRAConfig.model_validate(kept) if kept else search(scenario)
+    stored = _stored_configs().get(_key(scenario))
+    return LoRAConfig.model_validate(stored) if stored else search(scenario)
 
 
 def rule_of_thumb(scenario: Scenario) -> LoRAConfig:
-    """What someone who reads the scenario would try first. Trains nothing.
+    """A sensible first configuration, from the scenario alone. Trains nothing.
 
     The largest power of two as batch that fits, with checkpointing where that allows four times as many rows or less
     than four fit without; all the steps there is time for. On a handful of noisy rows batches of four, and sixteen
@@ -86,7 +86,7 @@ def search(scenario: Scenario) -> LoRAConfig:
 
 def _best(scenario: Scenario, candidates: list[LoRAConfig]) -> LoRAConfig:
     fitting = [config for config in dict.fromkeys(candidates) if scenario.fits(config)] or candidates[:1]
-    return min(fitting, key=lambda config: _loss(trial(config, scenario).final_val_loss))
+    return min(fitting, key=lambda config: _loss(trained(config, scenario).final_val_loss))
 
 
 def _largest_batch(scenario: Scenario, grad_checkpoint: bool) -> int:
@@ -117,23 +117,23 @@ def _key(scenario: Scenario) -> str:
 
 
 @cache
-def _kept() -> dict[str, dict[str, object]]:
+def _stored_configs() -> dict[str, dict[str, object]]:
     file = resources.files("dspy_toolkit_lora.metric").joinpath(_FILE)
     if not file.is_file():
         return {}
-    return {_key(Scenario.of(each["scenario"])): each["config"] for each in json.loads(file.read_text())}
+    return {_key(Scenario.of(entry["scenario"])): entry["config"] for entry in json.loads(file.read_text())}
 
 
 def main() -> None:
     """Search every scenario of the task and write `references.json` beside this file."""
     from rich.progress import track
 
-    scenarios = [scenario for each in splits().values() for scenario in each]
-    found = [
+    scenarios = [scenario for split in splits().values() for scenario in split]
+    entries = [
         {"scenario": scenario.row, "config": search(scenario).model_dump()}
         for scenario in track(scenarios, description="Searching references")
     ]
-    lines = ",\n".join(json.dumps(each) for each in found)
+    lines = ",\n".join(json.dumps(entry) for entry in entries)
     Path(__file__).with_name(_FILE).write_text(f"[\n{lines}\n]\n")
 
 

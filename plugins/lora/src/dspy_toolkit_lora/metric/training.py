@@ -1,4 +1,4 @@
-"""Scores of a proposed LoRA configuration, found by training with it."""
+"""Score a proposed LoRA configuration by training with it."""
 
 from dataclasses import dataclass
 
@@ -6,47 +6,47 @@ import dspy
 from pydantic import ValidationError
 
 from dspy_toolkit_lora.config import LoRAConfig
-from dspy_toolkit_lora.metric.reference import reference_loss, trial
+from dspy_toolkit_lora.metric.reference import reference_loss, trained
 from dspy_toolkit_lora.scenarios.scenario import GIGABYTE, Scenario
-from dspy_toolkit_lora.trial.run import TrialResult
+from dspy_toolkit_lora.trial.training import TrainingResult
 
 __all__ = ["feasibility", "training"]
 
 _HOPELESS = 0.1
-"""What a plan that cannot run at all scores at most; it scores more the less it misses by."""
+"""The highest score of a plan that cannot run at all; the closer it is to running, the more of this it gets."""
 
 _SMALLEST_GAIN = 0.05
-"""Nats per character. Where even the reference gains less, this is the scale that gains are measured on."""
+"""Nats per character. Gains are measured against at least this, where even the reference run gains less."""
 
 
 def training(gold: dspy.Example, pred: dspy.Prediction, trace=None, pred_name=None, pred_trace=None) -> dspy.Prediction:
-    """Valid, then fits the memory, then what a real training brings of what the reference run brings.
+    """Valid, then fits the memory, then the share of the reference run's gain that a real training reaches.
 
         score = min(1, affordable steps / steps) * clip((untrained - loss) / (untrained - reference), 0, 1)
 
     `untrained` is the better of the base model's loss and that of counting characters, so that forgetting the base
-    model's language and learning nothing scores nothing. A run is stopped when its time is over: steps beyond that are
-    not trained, and cost the score what they overran. A plan that does not fit scores less than 0.1.
+    model's language and learning nothing scores nothing. A run stops when its time is over: further steps are not
+    trained, and lower the score by the share they overran. A plan that does not fit scores less than 0.1.
     """
     checked = _check(gold, pred)
     if isinstance(checked, dspy.Prediction):
         return checked
     config, scenario = checked.config, checked.scenario
     affordable = scenario.affordable_steps(config)
-    trained = config.model_copy(update={"iters": min(config.iters, affordable)})
-    result = trial(trained, scenario)
+    shortened = config.model_copy(update={"iters": min(config.iters, affordable)})
+    result = trained(shortened, scenario)
     reference = reference_loss(scenario)
     possible = max(result.untrained_loss - reference, _SMALLEST_GAIN)
     gained = result.untrained_loss - (float("inf") if result.final_val_loss is None else result.final_val_loss)
     quality = min(1.0, max(0.0, gained / possible))
     score = quality * min(1.0, affordable / config.iters)
-    return dspy.Prediction(score=score, feedback=_feedback(checked, trained, result, reference, quality))
+    return dspy.Prediction(score=score, feedback=_feedback(checked, shortened, result, reference, quality))
 
 
 def feasibility(
     gold: dspy.Example, pred: dspy.Prediction, trace=None, pred_name=None, pred_trace=None
 ) -> dspy.Prediction:
-    """Would it run: valid, no more rows in a batch than there are, in memory, in time. Trains nothing."""
+    """Whether it would run: valid, a batch no larger than the data, in memory, in time. Trains nothing."""
     checked = _check(gold, pred)
     if isinstance(checked, dspy.Prediction):
         return checked
@@ -71,7 +71,7 @@ def _check(gold: dspy.Example, pred: dspy.Prediction) -> _Checked | dspy.Predict
     try:
         config = LoRAConfig.model_validate(proposal, from_attributes=True)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'config'}: {each['msg']}" for each in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'config'}: {item['msg']}" for item in error.errors())
         return dspy.Prediction(score=0.0, feedback=f"The config is not valid. {wrong}.")
     if config.batch_size > scenario.rows:
         return dspy.Prediction(
@@ -94,8 +94,8 @@ def _memory(checked: _Checked) -> str:
     over = 100 * (checked.need / scenario.memory_bytes - 1)
     ways = [] if config.batch_size == 1 else [f"a batch smaller than {config.batch_size}"]
     ways += [] if config.grad_checkpoint else ["grad_checkpoint"]
-    help_ = f" Try {' or '.join(ways)}." if ways else ""
-    return f"It needs {need:.1f} GB of {scenario.memory_gb:g} GB, {over:.0f} % too much.{help_}"
+    advice = f" Try {' or '.join(ways)}." if ways else ""
+    return f"It needs {need:.1f} GB of {scenario.memory_gb:g} GB, {over:.0f} % too much.{advice}"
 
 
 def _steps(checked: _Checked) -> str:
@@ -106,12 +106,14 @@ def _steps(checked: _Checked) -> str:
     return f"It uses {config.iters} of the {affordable} steps there is time for{because}."
 
 
-def _feedback(checked: _Checked, trained: LoRAConfig, result: TrialResult, reference: float, quality: float) -> str:
+def _feedback(
+    checked: _Checked, shortened: LoRAConfig, result: TrainingResult, reference: float, quality: float
+) -> str:
     config = checked.config
     loss = "no number" if result.final_val_loss is None else f"{result.final_val_loss:.2f}"
-    brought = (
-        f"Trained {trained.iters} steps: validation loss from {result.untrained_loss:.2f} to {loss}, where a good run "
-        f"reaches {reference:.2f}: {100 * quality:.0f} % of the possible gain."
+    outcome = (
+        f"Trained {shortened.iters} steps: validation loss from {result.untrained_loss:.2f} to {loss}, where a good "
+        f"run reaches {reference:.2f}: {100 * quality:.0f} % of the possible gain."
     )
     advice = ""
     if quality < 0.9:
@@ -120,9 +122,9 @@ def _feedback(checked: _Checked, trained: LoRAConfig, result: TrialResult, refer
             advice = f" learning_rate x scale is {strength:.3g}, which is too strong: about 0.01 learns steadily."
         elif strength < 0.003:
             advice = f" learning_rate x scale is {strength:.3g}, which is too weak: about 0.01 learns steadily."
-        elif checked.scenario.rows < 64 and trained.iters * config.batch_size > 8 * checked.scenario.rows:
-            passes = trained.iters * config.batch_size / checked.scenario.rows
+        elif checked.scenario.rows < 64 and shortened.iters * config.batch_size > 8 * checked.scenario.rows:
+            passes = shortened.iters * config.batch_size / checked.scenario.rows
             advice = f" {passes:.0f} passes over {checked.scenario.rows} noisy rows overfit: fewer steps."
         elif checked.need < 0.5 * checked.scenario.memory_bytes:
             advice = f" There is memory for a larger batch than {config.batch_size}."
-    return f"{brought} {_steps(checked)} {_memory(checked)}{advice}"
+    return f"{outcome} {_steps(checked)} {_memory(checked)}{advice}"

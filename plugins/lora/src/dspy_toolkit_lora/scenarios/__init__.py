@@ -1,1 +1,1 @@
-"""What a user has: a model, rows, memory and time."""
+"""Fine-tuning scenarios: a model, rows, memory and time."""

@@ -1,6 +1,6 @@
 """How much memory a LoRA run needs at its worst moment, by formula.
 
-    bytes = weights + 2.5 x adapter + tokens x width x (kept + max(logits phase, layer phase))
+    bytes = weights + 2.5 x adapter + tokens x width x (saved + max(logits phase, layer phase))
 
 tokens = batch x sequence. Letters below: D hidden, Q query width, K key width, F intermediate, H heads, S sequence,
 R the ranks of a block's adapted layers added up, V vocabulary, L layers.
@@ -8,9 +8,9 @@ R the ranks of a block's adapted layers added up, V vocabulary, L layers.
 weights    Each linear and embedding weight in its stored width; quantized ones carry a 16-bit scale and a 16-bit bias
            per group (mlx.nn.QuantizedLinear). Norms in 16 or 32 bit. The adapter's `lora_a` (inputs x rank) and
            `lora_b` (rank x outputs) are created in float32 (mlx_lm.tuner.lora).
-adapter    Two more of the adapter's size for Adam's moments m and v (mlx.optimizers.Adam). Gradients are spent one by
-           one while the backward pass goes on; about half of them exist at the peak: 0.5, measured.
-kept       What one block keeps for its backward pass, in numbers per token (a "unit"):
+adapter    Two more of the adapter's size for Adam's moments m and v (mlx.optimizers.Adam). Gradients are used one by
+           one during the backward pass; about half of them exist at the peak: 0.5, measured.
+saved      What one block saves for its backward pass, in numbers per token (a "unit"):
                4 D  inputs and outputs of the two norms       2 Q  rotated queries, attention's output
                2 K  rotated keys, values                      H S  attention probabilities
                5 F  gate, up, sigmoid, activation, product    R    inputs of the `lora_b`s
@@ -20,10 +20,10 @@ logits     4 V in float32: logits, exponentials, the loss's gradient, their prod
            the final norm's 2 D; and the first number of `_OVERLAP` in units.
 layer      The block being differentiated: the second number of `_OVERLAP` in units of values and gradients.
 
-Overlap is what MLX has allocated ahead or not yet released. It was measured, not derived, on 192 real mlx-lm runs of
-float32 llama models (2-8 layers, D 32-256, F 32-1024, V 64-4096, batch 1-8, S 32-192, rank 2-32) on a CPU. Under
-`mx.compile`, which mlx-lm's trainer uses, about one more unit is alive. `benchmarks/lora_memory.py` repeats the
-comparison, also on configurations that had no part in the formula.
+Overlap is memory that MLX has allocated ahead or not yet released. It was measured, not derived, on 192 real mlx-lm
+runs of float32 llama models (2-8 layers, D 32-256, F 32-1024, V 64-4096, batch 1-8, S 32-192, rank 2-32) on a CPU.
+Under `mx.compile`, which mlx-lm's trainer uses, about one more unit is alive. `benchmarks/lora_memory.py` repeats the
+comparison, also on configurations that the formula was not fitted to.
 """
 
 from dspy_toolkit_lora.config import LoRAConfig, TrainingPlan
@@ -54,9 +54,9 @@ def peak_bytes(model: Architecture, config: LoRAConfig, *, sequence: int, compil
     overlap = _OVERLAP[compiled, config.grad_checkpoint]
     logits_phase = 4 * model.vocabulary * 4 + width * (2 * model.hidden + overlap[0] * busy)
     layer_phase = width * overlap[1] * busy
-    kept = width * model.layers * (model.hidden if config.grad_checkpoint else unit)
+    saved = width * model.layers * (model.hidden if config.grad_checkpoint else unit)
     adapter = 4 * adapter_parameters(model, plan)
-    activations = config.batch_size * sequence * (kept + max(logits_phase, layer_phase))
+    activations = config.batch_size * sequence * (saved + max(logits_phase, layer_phase))
     return round(weight_bytes(model) + 3.5 * adapter + activations)
 
 

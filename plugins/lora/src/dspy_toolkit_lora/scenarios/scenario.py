@@ -1,6 +1,6 @@
-"""Fine-tuning situations: which model, how much memory, how much time, what data. The rows of `lora/hyperparameters`.
+"""Fine-tuning scenarios: which model, how much memory, how much time, what data. The rows of `lora/hyperparameters`.
 
-A scenario says what someone knows before a LoRA run. Model, memory and tokens per row decide by formula what fits;
+A scenario holds what is known ahead of a LoRA run. Model, memory and tokens per row decide by formula what fits;
 rows, shift and noise decide what text the trial trains on; the steps say when it has to stop.
 """
 
@@ -28,7 +28,7 @@ _SEED = 2026
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One situation. Field names are the input fields of LoRAOptimizationSignature; see there for what they mean."""
+    """One scenario. Field names are the input fields of LoRAOptimizationSignature; see there for what they mean."""
 
     model: str
     memory_gb: float
@@ -69,11 +69,6 @@ class Scenario:
     @property
     def architecture(self) -> Architecture:
         return architecture(self.model)
-
-    @property
-    def text(self) -> dict[str, Any]:
-        """What the trial's text is generated from."""
-        return {"shift": self.shift, "rows": self.rows, "noise": self.noise}
 
     @property
     def memory_bytes(self) -> float:
@@ -120,7 +115,7 @@ def splits() -> dict[str, tuple[Scenario, ...]]:
 
 
 def _draw(rng: random.Random) -> Iterator[Scenario]:
-    """Scenarios without end. The memory is what some batch needs, so that what fits differs from row to row."""
+    """An endless draw. The memory is what some batch needs, so that what fits differs from row to row."""
     while True:
         name, row_tokens = rng.choice(list(ARCHITECTURES)), rng.choice([256, 512, 1024])
         few = rng.random() < 0.35

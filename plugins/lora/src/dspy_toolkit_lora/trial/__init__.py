@@ -1,1 +1,1 @@
-"""One real training in a worker process."""
+"""Real LoRA runs in the worker process: one file for each kind of trial."""

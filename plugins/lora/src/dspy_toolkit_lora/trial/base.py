@@ -4,10 +4,12 @@ Runs in the worker process only: importing this imports mlx.
 """
 
 import contextlib
-import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,9 +19,10 @@ from mlx_lm.models import llama
 from mlx_lm.tuner.callbacks import TrainingCallback
 from mlx_lm.tuner.trainer import TrainingArgs, evaluate, train
 
+from dspy_toolkit.trials import TrialContext
 from dspy_toolkit_lora.scenarios import corpus
 
-__all__ = ["ARGUMENTS", "fit", "fresh", "load_weights", "loss_on"]
+__all__ = ["ARGUMENTS", "Fit", "checkpointing_undone", "fit", "fresh", "loss_on", "pretrained"]
 
 ARGUMENTS = llama.ModelArgs(
     model_type="llama",
@@ -37,24 +40,37 @@ _SEED = 7
 
 Weights = list[tuple[str, mx.array]]
 Progress = Callable[[int, int], None]
-"""Called with (iterations done, iterations in all)."""
+"""Called with (finished iterations, all iterations)."""
 
 
-def load_weights(path: Path, progress: Progress) -> Weights:
-    """The pretrained weights, from `path` or pretrained now and written there, whole or not at all."""
-    if path.exists():
-        return list(mx.load(str(path)).items())  # type: ignore[union-attr]
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How to train: `learning_rate` is a number or a schedule of `mlx.optimizers`."""
+
+    learning_rate: object
+    batch_size: int
+    iters: int
+    seed: int
+    optimizer: Literal["adam", "adamw"] = "adam"
+    grad_checkpoint: bool = False
+
+
+def pretrained(context: TrialContext) -> Weights:
+    """The base model's weights, trained once per machine (some ten seconds)."""
+    return _load(context.prepared("base.safetensors", lambda path: _pretrain(path, context)))
+
+
+@cache
+def _load(path: Path) -> Weights:
+    return list(mx.load(str(path)).items())  # type: ignore[union-attr]
+
+
+def _pretrain(path: Path, context: TrialContext) -> None:
     model = fresh()
     rows = corpus.rows(corpus.base_language(), _ITERS * _BATCH, noise=0, seed="pretraining")
-    rate = optim.cosine_decay(_RATE, _ITERS)
-    fit(model, rows, rate, batch_size=_BATCH, iters=_ITERS, seed=_SEED, progress=progress)
-    weights = dict(_flat(model))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=".safetensors", dir=path.parent)
-    os.close(handle)
-    mx.save_safetensors(temporary, weights)
-    os.replace(temporary, path)
-    return list(weights.items())
+    how = Fit(learning_rate=optim.cosine_decay(_RATE, _ITERS), batch_size=_BATCH, iters=_ITERS, seed=_SEED)
+    fit(model, rows, how, lambda finished, total: context.progress(finished, total, "pretraining"))
+    mx.save_safetensors(str(path), dict(_flat(model)))
 
 
 def fresh(weights: Weights | None = None) -> llama.Model:
@@ -67,38 +83,27 @@ def fresh(weights: Weights | None = None) -> llama.Model:
     return model
 
 
-def fit(
-    model: nn.Module,
-    rows: Sequence[corpus.Row],
-    learning_rate: object,
-    *,
-    batch_size: int,
-    iters: int,
-    seed: int,
-    progress: Progress | None = None,
-    optimizer: str = "adam",
-    grad_checkpoint: bool = False,
-) -> None:
-    """Train what is not frozen with mlx-lm's own trainer. `learning_rate` is a number or a schedule."""
-    mx.random.seed(seed)
-    np.random.seed(seed)
-    make = {"adam": optim.Adam, "adamw": optim.AdamW}[optimizer]
-    with tempfile.TemporaryDirectory() as folder, _checkpointing_undone(grad_checkpoint):
+def fit(model: nn.Module, rows: Sequence[corpus.Row], how: Fit, progress: Progress | None = None) -> None:
+    """Train what is not frozen with mlx-lm's own trainer."""
+    mx.random.seed(how.seed)
+    np.random.seed(how.seed)
+    optimizer = {"adam": optim.Adam, "adamw": optim.AdamW}[how.optimizer]
+    with tempfile.TemporaryDirectory() as folder, checkpointing_undone():
         arguments = TrainingArgs(
-            batch_size=batch_size,
-            iters=iters,
+            batch_size=how.batch_size,
+            iters=how.iters,
             max_seq_length=corpus.ROW_CHARACTERS,
-            steps_per_report=max(1, iters // 20),
-            steps_per_save=iters + 1,
+            steps_per_report=max(1, how.iters // 20),
+            steps_per_save=how.iters + 1,
             adapter_file=str(Path(folder) / "adapters.safetensors"),
-            grad_checkpoint=grad_checkpoint,
+            grad_checkpoint=how.grad_checkpoint,
         )
         train(
             model=model,
-            optimizer=make(learning_rate=learning_rate),  # type: ignore[arg-type]
+            optimizer=optimizer(learning_rate=how.learning_rate),  # type: ignore[arg-type]
             train_dataset=_dataset(rows),
             args=arguments,
-            training_callback=_Report(progress, iters),
+            training_callback=_Report(progress, how.iters),
         )
 
 
@@ -119,14 +124,13 @@ class _Report(TrainingCallback):
 
 
 @contextlib.contextmanager
-def _checkpointing_undone(active: bool):
-    """mlx-lm switches checkpointing on by replacing the block's `__call__` for good: put it back for the next run."""
+def checkpointing_undone() -> Iterator[None]:
+    """mlx-lm switches checkpointing on by replacing the block's `__call__` for good: restore it for the next run."""
     call = llama.TransformerBlock.__call__
     try:
         yield
     finally:
-        if active:
-            llama.TransformerBlock.__call__ = call
+        llama.TransformerBlock.__call__ = call
 
 
 def _dataset(rows: Sequence[corpus.Row]) -> list[tuple[corpus.Row, int]]:

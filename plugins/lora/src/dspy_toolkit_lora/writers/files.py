@@ -13,8 +13,8 @@ __all__ = ["mlx_lm_yaml", "peft_adapter_config"]
 def mlx_lm_yaml(config: LoRAConfig, *, model: str, data: str = "data", adapter_path: str = "adapters") -> str:
     """A file for `mlx_lm.lora --config`.
 
-    `model` is a folder or hub name, `data` a folder with `train.jsonl` and `valid.jsonl`. What is not written stays at
-    mlx-lm's default.
+    `model` is a folder or hub name, `data` a folder with `train.jsonl` and `valid.jsonl`. Options that are left
+    out have mlx-lm's defaults.
     """
     plan = TrainingPlan.of(config)
     document: dict[str, Any] = {
@@ -43,10 +43,10 @@ def mlx_lm_yaml(config: LoRAConfig, *, model: str, data: str = "data", adapter_p
 
 
 def peft_adapter_config(config: LoRAConfig, *, base_model: str, layers: int | None = None) -> str:
-    """PEFT's `adapter_config.json`: what `peft.LoraConfig.from_pretrained` reads.
+    """PEFT's `adapter_config.json`, which `peft.LoraConfig.from_pretrained` reads.
 
-    `layers` is how many blocks the model has, needed only for a plan that adapts some of them. Raises ValueError if it
-    is needed and missing, or less than the plan adapts.
+    `layers` is the model's number of blocks, needed only for a plan that adapts some of them. Raises ValueError if it
+    is needed and missing, or smaller than the number the plan adapts.
     """
     plan = TrainingPlan.of(config)
     document: dict[str, Any] = {
@@ -63,7 +63,7 @@ def peft_adapter_config(config: LoRAConfig, *, base_model: str, layers: int | No
     }
     if plan.num_layers != -1:
         if layers is None or layers < plan.num_layers:
-            have = "how many the model has is not known" if layers is None else f"the model has {layers}"
+            have = "the model's number of layers is not known" if layers is None else f"the model has {layers}"
             raise ValueError(f"The plan adapts the last {plan.num_layers} layers, and {have}; give `layers`.")
         document["layers_to_transform"] = list(range(layers - plan.num_layers, layers))
     return json.dumps(document, indent=2) + "\n"
