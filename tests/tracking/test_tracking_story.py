@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspy_toolkit.runs.journal import Entry, Journal, read_journal
+from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.runs.records import CallRecord, Recorded, RowRecord, read_records
 from dspy_toolkit.tracking.story.calls import Calls
 from dspy_toolkit.tracking.story.story import Story
 from dspy_toolkit.tracking.story.tables import row_tables
 from dspy_toolkit.tracking.story.update import Update
 
 
-def told(folder, *, traces=200):
+def story_of(folder, *, traces=200):
     story, update = Story(folder, traces=traces), Update()
-    for entry in read_journal(folder):
+    for entry in read_records(folder):
         story.read(entry, update)
     return story, update
 
@@ -25,7 +26,7 @@ def points(update, key):
 
 
 def test_a_run_is_its_identity(written):
-    story, update = told(written().optimization().folder)
+    story, update = story_of(written().optimization().folder)
     assert story.project == "quiz"
     assert story.ended
     assert update.params["optimizer"] == "bootstrap"
@@ -36,7 +37,7 @@ def test_a_run_is_its_identity(written):
 
 
 def test_metrics_go_by_units_of_work(written):
-    _, update = told(written().optimization().folder)
+    _, update = story_of(written().optimization().folder)
     assert points(update, "progress/baseline") == [(1, 0.0), (2, 0.0), (3, 100 / 3), (4, 25.0)]
     assert points(update, "progress/search") == [(5, 40.0), (6, 80.0), (7, 60.0)]
     assert points(update, "best_score") == [(4, 25.0), (5, 40.0), (6, 80.0)]
@@ -55,11 +56,11 @@ def test_cached_calls_cost_nothing_and_are_counted(written):
     run.call("baseline", error="TimeoutError: no answer")
     run.progress("baseline", 1, 1, 0.0)
     run.end(result={"usage": {"cache_hits": 1, "lm_calls": 99}})
-    _, update = told(run.folder)
+    _, update = story_of(run.folder)
     assert points(update, "usage/lm_calls") == [(1, 2.0), (1, 2.0)]
     assert points(update, "usage/input_tokens") == [(1, 100.0), (1, 100.0)]
     assert points(update, "usage/cache_hits") == [(1, 1.0)]
-    assert [call.error for call in update.calls] == ["", "", "TimeoutError: no answer"]
+    assert [call.record.error for call in update.calls] == [None, None, "TimeoutError: no answer"]
 
 
 def test_without_calls_in_the_record_the_events_and_the_result_say_what_was_used(written):
@@ -67,7 +68,7 @@ def test_without_calls_in_the_record_the_events_and_the_result_say_what_was_used
     run.calls = 5
     run.progress("baseline", 1, 1, 0.0)
     run.end(result={"usage": {"lm_calls": 9, "input_tokens": 70}})
-    _, update = told(run.folder)
+    _, update = story_of(run.folder)
     assert points(update, "usage/lm_calls") == [(1, 5.0), (1, 9.0)]
     assert points(update, "usage/input_tokens") == [(1, 70.0)]
 
@@ -77,7 +78,7 @@ def test_the_parts_of_a_prompt_that_were_written_once_are_put_together(written):
     run.call(question="Capital of Spain?")
     run.journal.append("call", {"stage": "search", "prompt": [{"role": "system", "sha": "gone"}], "outputs": None})
     run.end()
-    _, update = told(run.folder)
+    _, update = story_of(run.folder)
     assert update.calls[0].messages == [
         {"role": "system", "content": "Your input fields are: 1. `question` (str)."},
         {"role": "user", "content": "Capital of Spain? (1)"},
@@ -92,12 +93,12 @@ def test_each_stage_has_its_share_of_traces_and_failures_are_always_there(writte
             run.call(stage)
     run.call("optimized", error="ValueError: x")
     run.end()
-    _, update = told(run.folder, traces=9)
-    stages = [call.stage for call in update.calls if not call.error]
+    _, update = story_of(run.folder, traces=9)
+    stages = [call.record.stage for call in update.calls if not call.record.error]
     assert {stage: stages.count(stage) for stage in set(stages)} == {"baseline": 3, "search": 1, "optimized": 5}
     assert len(update.calls) == 10
     assert (update.tags["dspy-toolkit.calls"], update.tags["dspy-toolkit.calls_without_trace"]) == ("22", "12")
-    _, none = told(run.folder, traces=0)
+    _, none = story_of(run.folder, traces=0)
     assert not none.calls
     assert none.tags["dspy-toolkit.calls_without_trace"] == "22"
 
@@ -105,27 +106,28 @@ def test_each_stage_has_its_share_of_traces_and_failures_are_always_there(writte
 @settings(max_examples=50, deadline=None)
 @given(
     st.integers(0, 30),
-    st.lists(st.tuples(st.sampled_from(["baseline", "search", "optimized", "evaluate", None]), st.booleans())),
+    st.lists(st.tuples(st.sampled_from(["baseline", "search", "optimized", "evaluate", ""]), st.booleans())),
 )
 def test_no_call_is_lost_between_traced_and_counted(room, calls):
-    read = Calls(room=room)
+    counted = Calls(room=room)
+    records = [CallRecord(stage=stage, error="E: x" if failed else None) for stage, failed in calls]
     traced = [
         call
-        for seq, (stage, failed) in enumerate(calls, start=1)
-        if (call := read.read(Entry(seq=seq, time=0.0, kind="call", key="", data={"stage": stage, "error": failed})))
+        for seq, record in enumerate(records, start=1)
+        if (call := counted.read(Recorded(seq=seq, time=0.0, record=record)))
     ]
     failed = sum(failed for _, failed in calls)
-    assert read.total == len(calls)
-    assert read.traced == len(traced)
+    assert counted.total == len(calls)
+    assert counted.traced == len(traced)
     assert len(traced) == 0 if room == 0 else len(traced) <= room + failed
-    assert room == 0 or sum(bool(call.error) for call in traced) == failed
+    assert room == 0 or sum(bool(call.record.error) for call in traced) == failed
 
 
 def test_a_run_that_was_killed_is_closed_with_what_there_is(written):
     run = written().begin()
     run.evaluated("baseline", (0.0, None))
     run.journal.close()
-    story, update = told(run.folder)
+    story, update = story_of(run.folder)
     assert (update.status, story.ended) == ("RUNNING", False)
     story.close(update)
     assert (update.status, update.tags["dspy-toolkit.status"]) == ("KILLED", "killed")
@@ -138,7 +140,7 @@ def test_a_resumed_run_is_running_again_and_keeps_its_beginning(written):
     again = Journal(run.folder)
     again.append("run", {"task": "quiz/capitals", "optimizer": "another"})
     again.close()
-    story, update = told(run.folder)
+    story, update = story_of(run.folder)
     assert (update.status, update.ended, story.ended) == ("RUNNING", None, False)
     assert update.params["optimizer"] == "bootstrap"
     assert update.tags["dspy-toolkit.status"] == "running"
@@ -155,7 +157,7 @@ def test_how_a_run_ended(written):
     for status, theirs in expected.items():
         run = written(f"run-{theirs}-{ord(status[0])}").begin()
         run.end(status)
-        _, update = told(run.folder)
+        _, update = story_of(run.folder)
         assert (update.status, update.tags["dspy-toolkit.status"]) == (theirs, status)
 
 
@@ -169,7 +171,7 @@ def test_kinds_and_fields_of_another_version_do_no_harm(written):
     run.journal.append("call", {"stage": 7, "prompt": [{}], "outputs": []})
     run.journal.append("end", {})
     run.journal.close()
-    story, update = told(run.folder)
+    story, update = story_of(run.folder)
     assert (story.project, update.status) == ("dspy-toolkit", "FAILED")
     assert len(update.calls) == 2
 
@@ -177,9 +179,9 @@ def test_kinds_and_fields_of_another_version_do_no_harm(written):
 def test_rows_become_columns_and_a_row_scored_twice_counts_once():
     table = row_tables(
         [
-            {"stage": "baseline", "row": 2, "inputs": {"q": "b"}, "prediction": {}, "score": 0.0, "error": "E: x"},
-            {"stage": "baseline", "row": 1, "inputs": {"q": "a"}, "prediction": {"a": ["x"]}, "score": 5.0},
-            {"stage": "baseline", "row": 1, "inputs": {"q": "a"}, "prediction": {"a": ["y"]}, "score": 6.0},
+            RowRecord(stage="baseline", row=2, inputs={"q": "b"}, error="E: x"),
+            RowRecord(stage="baseline", row=1, inputs={"q": "a"}, prediction={"a": ["x"]}, score=5.0),
+            RowRecord(stage="baseline", row=1, inputs={"q": "a"}, prediction={"a": ["y"]}, score=6.0),
         ]
     )["baseline"]
     assert list(table) == ["row", "input.q", "output.a", "score", "feedback", "error", "seconds"]
@@ -192,7 +194,7 @@ def test_an_evaluation_has_one_score(written, evaluation):
     done = evaluation((100.0, 0.0, None))
     run = written().begin(kind="evaluate", optimizer=None, parameters=None)
     run.end(result=done.to_dict())
-    _, update = told(run.folder)
+    _, update = story_of(run.folder)
     assert points(update, "score") == [(0, 100 / 3)]
     assert {"low", "high", "n"} <= {point.key for point in update.metrics}
     assert update.name == f"evaluate {run.folder.name}"

@@ -91,7 +91,7 @@ def test_a_run_on_rows_in_a_file_needs_only_its_name_to_go_on(command_line):
 
 
 def test_resuming_what_cannot_be_says_what_there_is(command_line):
-    assert "No run of weather/forecast can be gone on with. There is none of it yet" in error_of(
+    assert "No run of weather/forecast can be resumed. It has no runs yet" in error_of(
         command_line("optimize", TASK, "--resume")
     )
     done = document(command_line(*OPTIMIZE, "--rows", "test=5", "--json"))

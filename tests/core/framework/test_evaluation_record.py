@@ -29,9 +29,9 @@ def test_an_evaluation_is_recorded_with_its_rows_and_calls(framework):
     found = framework.evaluate(PROGRAM, ROWS, [ExactMatch(), "core/token-f1"])
     (run,) = framework.runs.all()
     assert (run.kind, run.status, run.resumable) == ("evaluate", "finished", False)
-    assert run.result["score"] == found.evaluation.score.score == 50
-    assert set(run.result["parts"]) == set(found.metrics)
-    assert run.result["lm_calls"] == 6
+    assert run.result.score.score == found.evaluation.score.score == 50
+    assert set(run.result.parts) == set(found.metrics)
+    assert run.result.lm_calls == 6
     kinds = [entry.kind for entry in read_journal(run.folder)]
     assert (kinds.count("row"), kinds.count("call")) == (6, 6)
     calls = [entry.data for entry in read_journal(run.folder, "call")]

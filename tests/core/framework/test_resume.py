@@ -17,7 +17,7 @@ from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.lm.cache import configure_cache
 from dspy_toolkit.metrics import ExactMatch
-from dspy_toolkit.runs.history import Before
+from dspy_toolkit.runs.history import RunHistory
 from dspy_toolkit.runs.journal import Journal, read_journal
 from dspy_toolkit.testing import ScriptedLM
 
@@ -238,14 +238,14 @@ def test_all_sessions_count_and_the_time_between_them_does_not(plugin_manager, l
     partial = interrupted(plugin_manager, tmp_path / "run", "search")
     time.sleep(1.5)
     with Journal(tmp_path / "run") as journal:
-        before = Before.of(journal)
+        before = RunHistory.of(journal)
     asked = {name: getattr(before.usage, name) for name in ("lm_calls", "failures", "input_tokens", "output_tokens")}
     assert asked == {name: getattr(partial.usage, name) for name in asked}
     assert before.status == "interrupted"
     assert 0 < before.baseline_seconds < before.seconds
     with Journal(tmp_path / "run") as journal:
         again = run(plugin_manager, journal, stop=None)
-        after = Before.of(journal)
+        after = RunHistory.of(journal)
     assert again.seconds >= before.seconds
     times = [entry.time for entry in read_journal(tmp_path / "run")]
     assert after.seconds <= times[-1] - times[0] - 1.4

@@ -249,7 +249,7 @@ def test_the_engine_goes_on_with_the_newest_run_that_was_asked_the_same(framewor
         return caught.value.partial.run
 
     engine = OptimizerEngine(framework)
-    with pytest.raises(OptimizationError, match="There is none of it yet"):
+    with pytest.raises(OptimizationError, match="It has no runs yet"):
         engine.optimize(PROGRAM, ROWS, ExactMatch(), resume=True)
     first = stopped(seed=1)
     second = stopped(seed=2)

@@ -151,7 +151,7 @@ def test_the_status_of_runs(tmp_path):
         second.append("run", identity)
         second.append("end", {"status": "finished", "result": {"score": 5}})
     assert [run.id for run in runs.all()] == [second.folder.name, first.folder.name]
-    assert runs.get(second.folder.name).result == {"score": 5}
+    assert runs.get(second.folder.name).end.result == {"score": 5}
     assert runs.unfinished(identity_key(identity)).id == first.folder.name
     assert runs.unfinished(identity_key({**identity, "seed": 2})) is None
     with pytest.raises(UnknownNameError, match=second.folder.name):

@@ -23,9 +23,11 @@ from dspy_toolkit.lm.quiet import quiet
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.metrics.set_metric import SetMetric
-from dspy_toolkit.runs.events import Emitter, EventSink, Stage
+from dspy_toolkit.runs.emitter import Emitter
+from dspy_toolkit.runs.events import EventSink, Stage
 from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.runs.recorder import Recorder
+from dspy_toolkit.runs.records import RowRecord
 from dspy_toolkit.stats.intervals import ScoreEstimate, estimate
 from dspy_toolkit.stats.set_intervals import estimate_set, observations
 
@@ -58,6 +60,10 @@ class RowResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data; a value JSON cannot hold appears as its repr."""
         return _plain_or_repr(self.fields())
+
+    def record(self, stage: Stage) -> RowRecord:
+        """This row as a run's journal holds it."""
+        return RowRecord(stage=stage, **self.fields())
 
     def fields(self) -> dict[str, Any]:
         """`to_dict` before its values are made plain."""
@@ -152,9 +158,10 @@ def evaluate(
     record.stage = stage
     meter = Meter(stop, on_call=None if journal is None else record.call)
     emitter = Emitter(on_event, meter)
+    on_row = None if journal is None else (lambda of, row: record.row(row.record(of)))
     return evaluate_metered(
         program, rows, Metric(metric), lm=lm, adapter=adapter, num_threads=num_threads, seed=seed,
-        stage=stage, meter=meter, emitter=emitter, stop=stop, on_row=None if journal is None else record.row,
+        stage=stage, meter=meter, emitter=emitter, stop=stop, on_row=on_row,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from dspy_toolkit.runs.events import Event, EventSink
 from dspy_toolkit.runs.identity import about
 from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.runs.recorder import Recorder
+from dspy_toolkit.runs.records import EndRecord, RunStarted
 from dspy_toolkit.signatures.fingerprints import fingerprint
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Measurement:
             "rows": {"evaluate": len(rows.examples)},
             "fingerprint": fingerprint(target.plain()),
         }
-        self._record.begin(identity, about({}))
+        self._record.begin(RunStarted(identity=identity), about({}))
 
     def tell(self, event: Event) -> None:
         """What people are told, which is recorded too."""
@@ -63,7 +64,7 @@ class Measurement:
 
     def end(self, status: str, found: ProgramEvaluation | None) -> None:
         """The result, or what there is of it."""
-        self._record.end(status, {} if found is None else _result(found), version=None, bundle=None)
+        self._record.end(EndRecord(status=status, result={} if found is None else _result(found)))
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Going on with a run: with what it was begun with, and nothing else but a larger budget."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.optimize.optimizer import find_optimizer, load_optimizer, parameter_values, parse_params
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.plugins import PluginManager
-from dspy_toolkit.runs.runs import Run
+from dspy_toolkit.runs.runs import Run, resume_command
 
-__all__ = ["asked_again", "command", "flag", "going_on", "shown"]
+__all__ = ["asked_again", "flag", "going_on", "shown"]
 
 
 def asked_again(run: Run, plugins: PluginManager, request: OptimizationRequest) -> OptimizationRequest:
@@ -21,51 +20,38 @@ def asked_again(run: Run, plugins: PluginManager, request: OptimizationRequest) 
 
     Raises OptimizationError naming what was and what is given.
     """
-    had = run.about["options"]
+    recorded = run.options
     _check_same(run, plugins, request)
     return OptimizationRequest(
-        dataset=had.get("dataset") if request.dataset is None else request.dataset,
-        metrics=request.metrics or had.get("metrics"),
-        optimizer=had["optimizer"],
-        model=had["model"],
-        seed=had["seed"],
-        rows=had["rows"],
-        parameters=had["parameters"],
-        num_threads=request.num_threads or had["num_threads"],
-        limits=_larger(run, had.get("limits", {}), request.limits),
-        max_errors=had.get("max_errors") if request.max_errors is None else request.max_errors,
+        dataset=recorded.dataset if request.dataset is None else request.dataset,
+        metrics=request.metrics or recorded.metrics,
+        optimizer=recorded.optimizer,
+        model=recorded.model,
+        seed=recorded.seed,
+        rows=recorded.rows,
+        parameters=recorded.parameters,
+        num_threads=request.num_threads or recorded.num_threads,
+        limits=_larger(run, recorded.limits, request.limits),
+        max_errors=recorded.max_errors if request.max_errors is None else request.max_errors,
     )
 
 
 def _check_same(run: Run, plugins: PluginManager, request: OptimizationRequest) -> None:
-    had = run.about["options"]
-    name = run.identity["optimizer"]
-    given = request.optimizer
-    if given not in (None, had["optimizer"]) and find_optimizer(plugins, given).entry.name != name:
-        raise _other(run, "optimizer", had["optimizer"], given)
-    for option, value in (("model", request.model), ("seed", request.seed)):
-        if value is not None and value != had[option]:
-            raise _other(run, option, had[option], value)
-    for each, count in request.rows.items():
-        if count != had["rows"].get(each):
-            raise _other(run, f"rows {each}", had["rows"].get(each, "all"), count)
-    optimizer = load_optimizer(find_optimizer(plugins, name).entry)
-    checked = parameter_values(parse_params(optimizer, request.parameters, name=name))
-    for each, value in request.parameters.items():
-        if checked[each] != run.identity["parameters"][each]:
-            raise _other(run, f"param {each}", run.identity["parameters"][each], value)
-
-
-def command(run: Run) -> str:
-    """What to type to go on with a run."""
-    return _command(run.about.get("options", {}).get("name", run.task), run.id)
-
-
-def _command(name: str, run: str) -> str:
-    # A signature with a Literal has quotes of its own, which shlex writes in a way nobody can read.
-    easy = "'" in name and not set(name) & set('"$`\\!')
-    quoted = f'"{name}"' if easy else shlex.quote(name)
-    return f"dspy-toolkit optimize {quoted} --resume {run}"
+    recorded, name = run.options, run.request.optimizer or ""
+    optimizer = request.optimizer
+    if optimizer not in (None, recorded.optimizer) and find_optimizer(plugins, optimizer).entry.name != name:
+        raise _other(run, "optimizer", recorded.optimizer, optimizer)
+    for option, was, value in (("model", recorded.model, request.model), ("seed", recorded.seed, request.seed)):
+        if value is not None and value != was:
+            raise _other(run, option, was, value)
+    for set_name, count in request.rows.items():
+        if count != recorded.rows.get(set_name):
+            raise _other(run, f"rows {set_name}", recorded.rows.get(set_name, "all"), count)
+    recorded_optimizer = load_optimizer(find_optimizer(plugins, name).entry)
+    checked = parameter_values(parse_params(recorded_optimizer, request.parameters, name=name))
+    for parameter, value in request.parameters.items():
+        if checked[parameter] != run.request.parameters[parameter]:
+            raise _other(run, f"param {parameter}", run.request.parameters[parameter], value)
 
 
 def going_on(name: str, error: OptimizationError, stored: Sequence[str], task: str) -> OptimizationError:
@@ -73,7 +59,7 @@ def going_on(name: str, error: OptimizationError, stored: Sequence[str], task: s
     partial = error.partial
     if not isinstance(partial, OptimizationResult) or not partial.run:
         return error
-    typed = _command(name, partial.run)
+    typed = resume_command(name, partial.run)
     if not isinstance(error, OptimizationInterrupted):
         larger = " and a larger budget" if partial.status == "budget" else ""
         return OptimizationError(f"{error} Go on, once that is mended, with: {typed}{larger}", partial=partial)

@@ -23,11 +23,13 @@ from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.planning.planner import plan
 from dspy_toolkit.optimize.result import OptimizationResult, ResultStatus
 from dspy_toolkit.optimize.spec import RunControls, RunSpec
-from dspy_toolkit.runs.events import Emitter, Event, Stage
-from dspy_toolkit.runs.history import Before
+from dspy_toolkit.runs.emitter import Emitter
+from dspy_toolkit.runs.events import Event, Stage
+from dspy_toolkit.runs.history import RunHistory
 from dspy_toolkit.runs.identity import about, state_of
 from dspy_toolkit.runs.recorded_metric import RecordedMetric, Scores
 from dspy_toolkit.runs.recorder import Recorder
+from dspy_toolkit.runs.records import EndRecord, PlanRecord, RunStarted
 from dspy_toolkit.stats.intervals import Comparison
 from dspy_toolkit.stats.set_intervals import compare_evaluations
 
@@ -56,7 +58,7 @@ class Optimization:
         self.controls = controls
         journal = controls.journal
         self.id = "" if journal is None else journal.folder.name
-        self.resumed = None if journal is None else Before.of(journal)
+        self.resumed = None if journal is None else RunHistory.of(journal)
         self.recorder = Recorder(journal)
         self.scores = Scores(journal)
         self.failures = Failures(controls.max_errors, spec.data)
@@ -87,9 +89,9 @@ class Optimization:
             identity = self.spec.identity()
             if self.resumed is not None:
                 self.resumed.check(self.id, identity)
-            self.recorder.begin(identity, about(self.controls.options))
+            self.recorder.begin(RunStarted(identity=identity), about(self.controls.options))
             if self.plan is not None:
-                self.recorder.plan(self.plan)
+                self.recorder.plan(PlanRecord(plan=self.plan.to_dict()))
         try:
             self._stages()
         except KeyboardInterrupt as interruption:  # between two stages
@@ -166,9 +168,9 @@ class Optimization:
             try:
                 version, bundle = self.controls.save(result)
             except ToolkitError:
-                self.recorder.end("failed", result.to_dict(), version=None, bundle=None)
+                self.recorder.end(EndRecord(status="failed", result=result.to_dict()))
                 raise
-        self.recorder.end(status, result.to_dict(), version=version, bundle=bundle)
+        self.recorder.end(EndRecord(status=status, result=result.to_dict(), version=version, bundle=bundle))
         return result
 
     def result(self, status: ResultStatus) -> OptimizationResult:
@@ -308,7 +310,7 @@ class Optimization:
             self.budget.record_call(call)
 
     def _on_row(self, stage: Stage, row: RowResult) -> None:
-        self.recorder.row(stage, row)
+        self.recorder.row(row.record(stage))
         if row.error is not None:
             self.failures.add(f"row {row.row}: {row.error}")
 

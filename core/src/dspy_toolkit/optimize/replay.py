@@ -1,14 +1,14 @@
 """Results of runs as their journals tell them, in this process or another."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import dspy
 
 from dspy_toolkit.evaluation.evaluate import ErrorGroup, Evaluation, RowResult
 from dspy_toolkit.lm.usage import Usage
-from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.runs.journal import read_journal
+from dspy_toolkit.optimize.result import OptimizationResult, ResultStatus
+from dspy_toolkit.runs.records import EstimateRecord, ResultRecord, RowRecord, read_records
 from dspy_toolkit.runs.runs import Run
 from dspy_toolkit.stats.intervals import Comparison, ScoreEstimate
 
@@ -17,48 +17,65 @@ __all__ = ["recall"]
 
 def recall(run: Run) -> OptimizationResult | None:
     """The result of a run that ended, without its program (the bundle has that); None for one that did not end."""
-    told = run.result
-    if told is None:
+    if run.end is None or run.result is None:
         return None
+    result = run.result
     rows: dict[str, dict[int, RowResult]] = {"baseline": {}, "optimized": {}}
-    for entry in read_journal(run.folder, "row"):  # a run that was gone on with has some twice; the last counts
-        if (stage := entry.data["stage"]) in rows:
-            rows[stage][entry.data["row"]] = _row(entry.data)
+    for entry in read_records(run.folder, RowRecord):  # a resumed run has some twice; the last counts
+        if (stage := entry.record.stage) in rows:
+            rows[stage][entry.record.row] = _row(entry.record)
     return OptimizationResult(
         program=None,
-        **{name: told[name] for name in ("task", "model", "optimizer", "parameters", "metric", "seed")},
-        **{name: told[name] for name in ("data_digest", "rows", "seconds", "reason", "status", "run", "note")},
-        baseline_evaluation=_evaluation(told, "baseline", rows["baseline"]),
-        # Where a budget ended the search before it found anything, nothing was measured again.
-        optimized_evaluation=_evaluation(told, "optimized", rows["optimized"] or rows["baseline"]),
-        comparison=told["comparison"] and Comparison(**told["comparison"]),
-        usage=Usage(**told["usage"]),
-        errors=_errors(told, "search"),
+        task=result.task,
+        model=result.model,
+        optimizer=result.optimizer,
+        reason=result.reason,
+        parameters=result.parameters,
+        metric=result.metric,
+        seed=result.seed,
+        data_digest=result.data_digest,
+        rows=result.rows,
+        baseline_evaluation=_evaluation(result, result.baseline, "baseline", rows["baseline"]),
+        # Where a budget ended the search before it kept a program, nothing was measured again.
+        optimized_evaluation=_evaluation(result, result.optimized, "optimized", rows["optimized"] or rows["baseline"]),
+        comparison=result.comparison and Comparison(**vars(result.comparison)),
+        usage=result.usage or Usage(),
+        errors=_errors(result, "search"),
+        seconds=result.seconds or 0.0,
+        status=cast(ResultStatus, run.end.status),
+        run=run.id,
+        note=result.note,
     )
 
 
-def _evaluation(told: Mapping[str, Any], stage: str, rows: Mapping[int, RowResult]) -> Evaluation | None:
-    if told[stage] is None:
+def _evaluation(
+    result: ResultRecord, score: EstimateRecord | None, stage: str, rows: Mapping[int, RowResult]
+) -> Evaluation | None:
+    if score is None:
         return None
     results = tuple(rows[number] for number in sorted(rows))
     return Evaluation(
         results=results,
-        score=ScoreEstimate(**told[stage]),
-        errors=_errors(told, stage),
+        score=ScoreEstimate(**vars(score)),
+        errors=_errors(result, stage),
         usage=Usage(),
-        seconds=sum(result.seconds for result in results),
+        seconds=sum(row.seconds for row in results),
     )
 
 
-def _errors(told: Mapping[str, Any], stage: str) -> tuple[ErrorGroup, ...]:
-    found = []
-    for group in told["errors"]:
-        if group["stage"] == stage:
-            found.append(ErrorGroup(**{name: value for name, value in group.items() if name != "stage"}))
-    return tuple(found)
+def _errors(result: ResultRecord, stage: str) -> tuple[ErrorGroup, ...]:
+    groups = [dict(vars(group)) for group in result.errors if group.stage == stage]
+    return tuple(ErrorGroup(**{name: value for name, value in group.items() if name != "stage"}) for group in groups)
 
 
-def _row(data: Mapping[str, Any]) -> RowResult:
-    given = {name: value for name, value in data.items() if name not in ("stage", "prediction")}
-    prediction = None if data["error"] is not None else dspy.Prediction(**data["prediction"])
-    return RowResult(**given, prediction=prediction)
+def _row(row: RowRecord) -> RowResult:
+    return RowResult(
+        row=row.row,
+        inputs=row.inputs,
+        prediction=None if row.error is not None else dspy.Prediction(**row.prediction),
+        score=row.score,
+        feedback=row.feedback,
+        error=row.error,
+        seconds=row.seconds,
+        parts=row.parts,
+    )

@@ -64,10 +64,9 @@ class Entry:
 class Journal:
     """The record of one run in `folder`, which is made if needed, for this user only. One process writes at a time.
 
-    `append` may be called from any thread. When the disk refuses, the run is not hurt: `take_trouble` gives one line to
-    tell people, once, `on_failure` is called with it, and what comes later is dropped.
-    Raises OptimizationError when another process is writing,
-    or the folder cannot be used.
+    `append` may be called from any thread. When the disk refuses, the run is not hurt: `take_trouble` gives one line
+    for people, once, `on_failure` is called with it, and what comes later is dropped. Raises OptimizationError when
+    another process is writing, or the folder cannot be used.
     """
 
     def __init__(self, folder: Path, *, on_failure: Callable[[str], None] | None = None):
@@ -134,7 +133,7 @@ class Journal:
         self._changed.wait_for(lambda: self._stored >= count or not self._thread.is_alive())
 
     def take_trouble(self) -> str:
-        """What went wrong with writing, if that was not taken yet. For who tells people in a thread of the run."""
+        """Why writing failed, the first time this is called after it did; else empty."""
         trouble, self._trouble = self._trouble, ""
         return trouble
 
@@ -180,7 +179,7 @@ class Journal:
         except sqlite3.Error as error:
             self._failed = True
             self._trouble = (
-                f"The record of this run can no longer be written ({error}); the run goes on without. "
+                f"The record of this run can no longer be written ({error}); the run continues without. "
                 f"Free some room in {self.folder}: --resume will repeat what came after this."
             )
             if self._on_failure is not None:
@@ -198,12 +197,15 @@ def read_journal(folder: Path, *kinds: str, after: int = 0) -> Iterator[Entry]:
     where = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
     try:
         with closing(_connect(folder)) as connection:
-            found = connection.execute(
+            rows = connection.execute(
                 f"SELECT seq, time, kind, key, data FROM entries WHERE seq > ?{where} ORDER BY seq",
                 (after, *kinds),
             )
-            for seq, moment, kind, key, data in found:
-                yield Entry(seq=seq, time=moment, kind=kind, key=key, data=json.loads(data))
+            for seq, moment, kind, key, text in rows:
+                data = json.loads(text)
+                if not isinstance(data, dict):
+                    raise ValueError(f"entry {seq} is no JSON object")  # noqa: TRY004, TRY301  # damage, said below
+                yield Entry(seq=seq, time=moment, kind=kind, key=key, data=data)
     except (sqlite3.Error, ValueError) as error:
         raise OptimizationError(f"The record {_file(folder)} is damaged: {error}.") from error
 

@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -17,6 +17,7 @@ from dspy_toolkit.errors import DataError, MetricError
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.runs.records import ScoreRecord, read_records, write_record
 from dspy_toolkit.values import plain
 
 __all__ = ["RecordedMetric", "Scores"]
@@ -34,9 +35,9 @@ class Scores:
     def __init__(self, journal: Journal | None):
         self._journal = journal
         self._lock = threading.Lock()
-        self._known: dict[str, deque[Mapping[str, Any]]] = defaultdict(deque)
-        for entry in journal.entries("score") if journal is not None else ():
-            self._known[entry.key].append(entry.data)
+        self._known: dict[str, deque[ScoreRecord]] = defaultdict(deque)
+        for entry in read_records(journal, ScoreRecord) if journal is not None else ():
+            self._known[entry.record.question].append(entry.record)
 
     def get(self, key: str, ask: Callable[[], Score]) -> Score:
         """The recorded result, or what `ask` returns or raises, which is recorded."""
@@ -51,14 +52,16 @@ class Scores:
         try:
             score = ask()
         except MetricError as error:
-            self._record(key, {"error": str(error)}, started)
+            self._record(ScoreRecord(question=key, error=str(error)), started)
             raise
-        self._record(key, {"score": score.score, "feedback": score.feedback, "parts": dict(score.parts)}, started)
+        self._record(
+            ScoreRecord(question=key, score=score.score, feedback=score.feedback, parts=dict(score.parts)), started
+        )
         return score
 
-    def _record(self, key: str, data: Mapping[str, Any], started: float) -> None:
+    def _record(self, record: ScoreRecord, started: float) -> None:
         assert self._journal is not None
-        self._journal.append("score", data, key=key)
+        write_record(self._journal, record)
         if time.perf_counter() - started >= _WORTH:
             self._journal.flush()
 
@@ -96,10 +99,10 @@ class RecordedMetric(Metric):
             raise
 
 
-def _again(known: Mapping[str, Any]) -> Score:
-    if "error" in known:
-        raise MetricError(known["error"])
-    return Score(score=known["score"], feedback=known["feedback"], parts=known["parts"])
+def _again(known: ScoreRecord) -> Score:
+    if known.error is not None:
+        raise MetricError(known.error)
+    return Score(score=known.score, feedback=known.feedback, parts=known.parts)
 
 
 def _key(name: str, gold: Any, pred: Any, form: list[Any]) -> str:

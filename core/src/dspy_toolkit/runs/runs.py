@@ -8,54 +8,101 @@ runs/
 import hashlib
 import json
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from filelock import FileLock, Timeout
 
 from dspy_toolkit.errors import OptimizationError, UnknownNameError
-from dspy_toolkit.runs.journal import Journal, read_journal
+from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.runs.records import About, EndRecord, ResultRecord, RunOptions, RunStarted, read_records
 from dspy_toolkit.values import plain
 
-__all__ = ["Run", "RunStatus", "Runs", "identity_key", "is_written"]
+__all__ = ["Run", "RunStatus", "Runs", "identity_key", "is_written", "resume_command"]
 
 RunStatus = Literal["running", "finished", "budget", "interrupted", "failed", "killed"]
-"""`killed`: nobody writes and no end was recorded. `budget`: a budget ended it, well."""
+"""`killed`: nobody writes and no end was recorded. `budget`: a budget ended it, with its result measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run as its journal tells it. `identity` is what it was asked to do, `about` what it was made with, `result` how
-    it ended, if it did, and `version` what its program was stored as.
+    """A run as its journal has it. `request` is what it was asked to do, `about` what its last session was made with,
+    `end` how that session ended, None if it did not.
     """
 
     id: str
     folder: Path
     started: datetime
     status: RunStatus
-    identity: Mapping[str, Any]
-    about: Mapping[str, Any]
-    result: Mapping[str, Any] | None
-    version: str | None
+    request: RunStarted
+    about: About
+    end: EndRecord | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run":
+        """Raises OptimizationError when the journal cannot be read."""
+        entries = list(read_records(folder, RunStarted, About, EndRecord))
+        if not entries or not isinstance(entries[0].record, RunStarted):
+            raise OptimizationError(f"The record in {folder} does not say what the run was asked to do.")
+        # A resumed run has an end for each session that ended; a session that began after the last end is open.
+        last = entries[-1].record
+        end = last if isinstance(last, EndRecord) else None
+        abouts = [entry.record for entry in entries if isinstance(entry.record, About)]
+        status = end.status if end is not None else "running" if is_written(folder) else "killed"
+        return cls(
+            id=folder.name,
+            folder=folder,
+            started=datetime.fromtimestamp(entries[0].time, UTC),
+            status=cast(RunStatus, status),
+            request=entries[0].record,
+            about=abouts[-1] if abouts else About(),
+            end=end,
+        )
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the run's outcome, as plain data."""
+        return self.request.identity
 
     @property
     def task(self) -> str:
-        return self.identity["task"]
+        return self.request.task
 
     @property
     def kind(self) -> str:
-        """What was run: `optimize` or `evaluate`."""
-        return self.identity.get("kind", "optimize")
+        """`optimize` or `evaluate`."""
+        return self.request.kind
+
+    @property
+    def options(self) -> RunOptions:
+        """The arguments its last session was asked for with."""
+        return self.about.run_options
+
+    @property
+    def result(self) -> ResultRecord | None:
+        """None if it has not ended."""
+        return None if self.end is None else self.end.outcome
+
+    @property
+    def version(self) -> str | None:
+        """What its program was stored as."""
+        return None if self.end is None else self.end.version
 
     @property
     def resumable(self) -> bool:
-        """Whether it can be gone on with; one that a budget ended needs a larger one for that. Measuring cannot."""
+        """Whether it can be resumed; one that a budget ended needs a larger one for that. An evaluation cannot be."""
         return self.kind == "optimize" and self.status in ("budget", "interrupted", "failed", "killed")
+
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes it."""
+        return resume_command(self.options.name or self.task, self.id)
 
 
 class Runs:
@@ -72,21 +119,21 @@ class Runs:
         """Raises UnknownNameError for an id that does not exist."""
         if not id or "/" in id or not (self.root / id / "journal.db").is_file():
             raise UnknownNameError("run", id, [run.id for run in self.all()])
-        return _run(self.root / id)
+        return Run.read(self.root / id)
 
     def all(self) -> list[Run]:
         """The newest first. A folder whose journal cannot be read is left out."""
-        found = []
+        runs = []
         for file in self.root.glob("*/journal.db"):
             try:
-                found.append(_run(file.parent))
+                runs.append(Run.read(file.parent))
             except OptimizationError:
                 continue
-        return sorted(found, key=lambda run: (run.started, run.id), reverse=True)
+        return sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
 
     @contextmanager
     def open(self, id: str | None = None) -> Iterator[Journal]:
-        """The journal of a run to go on with, or of a new one, which leaves nothing if it does not begin.
+        """The journal of a run to resume, or of a new one, whose folder is removed if no run begins in it.
 
         Raises UnknownNameError, and OptimizationError when the folder cannot be used.
         """
@@ -101,27 +148,27 @@ class Runs:
             try:
                 yield journal
             finally:
-                if next(journal.entries("run"), None) is None:
+                if next(read_records(journal, RunStarted), None) is None:
                     journal.close()
                     shutil.rmtree(folder, ignore_errors=True)
 
     def find(self, task: str, id: str | None = None) -> Run:
-        """The run of `task` to go on with: the one with this id, or the newest that is not finished.
+        """The run of `task` to resume: the one with this id, or the newest that is not finished.
 
         Raises UnknownNameError for an id that does not exist; OptimizationError for a run of another task, or one that
-        cannot be gone on with, saying what there is.
+        cannot be resumed, listing those there are.
         """
-        there = [run for run in self.all() if run.task == task and run.kind == "optimize"]
+        runs = [run for run in self.all() if run.task == task and run.kind == "optimize"]
         if id is None:
-            found = next((run for run in there if run.resumable), None)
-            if found is not None:
-                return found
-            raise OptimizationError(f"No run of {task} can be gone on with. {_list(there)}")
+            newest = next((run for run in runs if run.resumable), None)
+            if newest is not None:
+                return newest
+            raise OptimizationError(f"No run of {task} can be resumed. {_list(runs)}")
         run = self.get(id)
         if run.task != task:
-            raise OptimizationError(f"The run {id} is one of {run.task}, not of {task}. {_list(there)}")
+            raise OptimizationError(f"The run {id} is one of {run.task}, not of {task}. {_list(runs)}")
         if not run.resumable:
-            raise OptimizationError(f"The run {id} is {run.status}, so it cannot be gone on with. {_list(there)}")
+            raise OptimizationError(f"The run {id} is {run.status}, so it cannot be resumed. {_list(runs)}")
         return run
 
     def delete(self, id: str) -> None:
@@ -139,36 +186,24 @@ class Runs:
         return next((run for run in self.all() if run.resumable and identity_key(run.identity) == key), None)
 
 
+def resume_command(name: str, id: str) -> str:
+    """The command that resumes the run `id` of what `name` stands for."""
+    # A signature with a Literal has quotes of its own, which shlex writes in a way nobody can read.
+    readable = "'" in name and not set(name) & set('"$`\\!')
+    quoted = f'"{name}"' if readable else shlex.quote(name)
+    return f"dspy-toolkit optimize {quoted} --resume {id}"
+
+
 def identity_key(identity: Mapping[str, Any]) -> str:
-    """sha256 over what a run was asked to do: equal if going on with one is the same as making the other."""
+    """sha256 over what a run was asked to do: equal if resuming one is the same as making the other."""
     return hashlib.sha256(json.dumps(plain(dict(identity)), sort_keys=True).encode()).hexdigest()
-
-
-def _run(folder: Path) -> Run:
-    entries = list(read_journal(folder, "run", "about", "end"))
-    if not entries or entries[0].kind != "run":
-        raise OptimizationError(f"The record in {folder} does not say what the run was asked to do.")
-    # A run that was resumed has an end for each time it ended; what was begun after the last end is open.
-    end = entries[-1] if entries[-1].kind == "end" else None
-    told = [entry.data for entry in entries if entry.kind == "about"]
-    status: RunStatus = end.data["status"] if end is not None else ("running" if is_written(folder) else "killed")
-    return Run(
-        id=folder.name,
-        folder=folder,
-        started=datetime.fromtimestamp(entries[0].time, UTC),
-        status=status,
-        identity=entries[0].data,
-        about=told[-1] if told else {},
-        result=None if end is None else end.data.get("result"),
-        version=None if end is None else end.data.get("version"),
-    )
 
 
 def _list(runs: Sequence[Run]) -> str:
     if not runs:
-        return "There is none of it yet."
-    shown = ", ".join(f"{run.id} ({run.status})" for run in runs[:5])
-    return f"There {'is' if len(runs) == 1 else 'are'}: {shown}{', and older ones' if len(runs) > 5 else ''}."
+        return "It has no runs yet."
+    listed = ", ".join(f"{run.id} ({run.status})" for run in runs[:5])
+    return f"There {'is' if len(runs) == 1 else 'are'}: {listed}{', and older ones' if len(runs) > 5 else ''}."
 
 
 def is_written(folder: Path) -> bool:

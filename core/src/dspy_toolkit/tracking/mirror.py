@@ -1,4 +1,4 @@
-"""The one place that writes to MLflow. Everything here may be done twice and leaves the same.
+"""The one place that writes to MLflow. Writing anything twice leaves the same as writing it once.
 
 our run        an MLflow run, found by the tag `dspy-toolkit.run`
 a candidate    a child run, found by its tag `dspy-toolkit.candidate`
@@ -17,21 +17,22 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
+from dspy_toolkit.runs.records import CandidateRecord, Recorded
 from dspy_toolkit.tracking.story.traces import send_traces
-from dspy_toolkit.tracking.story.update import Candidate, Update
+from dspy_toolkit.tracking.story.update import Update
 from dspy_toolkit.tracking.target import Target, sqlite_file
 
 __all__ = ["Mirror"]
 
 _RUN = "dspy-toolkit.run"
 _CANDIDATE = "dspy-toolkit.candidate"
-_LIMITS = {"param": 6_000, "tag": 8_000}  # characters MLflow keeps of a value; it refuses longer ones
+_LIMITS = {"param": 6_000, "tag": 8_000}  # characters of a value; MLflow refuses longer ones
 
 
 class Mirror:
-    """The MLflow run of our run `run`. Making one imports MLflow and connects; what MLflow raises comes through.
+    """The MLflow run of our run `run`. Making one imports MLflow and connects; what MLflow raises is raised.
 
-    `experiment` is a name. `mlflow_run` is the id of an earlier time, if known; it is looked for by tag if it is not.
+    `experiment` is a name. `mlflow_run` is the id from an earlier session; without it the run is searched by its tag.
     """
 
     def __init__(self, target: Target, *, run: str, experiment: str, mlflow_run: str = ""):
@@ -47,7 +48,7 @@ class Mirror:
         self._children: dict[str, str] | None = None
 
     def write(self, update: Update) -> None:
-        """Bring MLflow up to date; after an error it may be done again. Whatever MLflow raises comes through."""
+        """Bring MLflow up to date; may be repeated after an error. What MLflow raises is raised."""
         self._ensure(update)
         self._batch(self.mlflow_run, update)
         if update.data is not None:
@@ -72,17 +73,17 @@ class Mirror:
     def _experiment(self, name: str, artifacts: str | None) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(name)
+        experiment = self._client.get_experiment_by_name(name)
         place = artifacts and f"{artifacts}/{quote(name, safe='')}"
-        if found is None:
+        if experiment is None:
             try:
                 return self._client.create_experiment(name, artifact_location=place)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = self._client.get_experiment_by_name(name)  # somebody was faster
-        assert found is not None
-        return found.experiment_id
+                experiment = self._client.get_experiment_by_name(name)  # another process created it meanwhile
+        assert experiment is not None
+        return experiment.experiment_id
 
     def _exists(self, mlflow_run: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -95,20 +96,20 @@ class Mirror:
             raise
 
     def _find(self) -> str:
-        found = self._client.search_runs([self.experiment_id], f"tags.`{_RUN}` = '{self._run}'", max_results=1)
-        return found[0].info.run_id if found else ""
+        runs = self._client.search_runs([self.experiment_id], f"tags.`{_RUN}` = '{self._run}'", max_results=1)
+        return runs[0].info.run_id if runs else ""
 
     def _ensure(self, update: Update) -> None:
         if self.mlflow_run:
             return
         tags = {_RUN: self._run, "mlflow.user": _user(), "mlflow.source.name": "dspy-toolkit"}
-        made = self._client.create_run(
+        created = self._client.create_run(
             self.experiment_id,
             start_time=_milliseconds(update.started) if update.started else None,
             tags=tags,
             run_name=update.name or self._run,
         )
-        self.mlflow_run = made.info.run_id
+        self.mlflow_run = created.info.run_id
 
     def _batch(self, mlflow_run: str, update: Update) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -118,8 +119,8 @@ class Mirror:
         for tags in _chunks([RunTag(key, _cut(value, "tag")) for key, value in update.tags.items()], 100):
             self._client.log_batch(mlflow_run, tags=tags)
         metrics = [Metric(point.key, point.value, _milliseconds(point.time), point.step) for point in update.metrics]
-        for some in _chunks(metrics, 1000):
-            self._client.log_batch(mlflow_run, metrics=some)
+        for points in _chunks(metrics, 1000):
+            self._client.log_batch(mlflow_run, metrics=points)
 
     def _log_data(self, update: Update) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -129,7 +130,7 @@ class Mirror:
         rows = {name: count for name, count in data.rows.items() if isinstance(count, int)}
         dataset = Dataset(
             name=data.name[:500],
-            digest=data.digest[:36],  # all that MLflow keeps; the tag has the whole
+            digest=data.digest[:36],  # MLflow cuts it there; the tag has the whole
             source_type="dspy-toolkit",
             source=json.dumps({"task": data.name}),
             profile=json.dumps({"rows": rows, "num_rows": sum(rows.values())}),
@@ -137,44 +138,42 @@ class Mirror:
         context = [InputTag("mlflow.data.context", ", ".join(rows) or "rows")]
         self._client.log_inputs(self.mlflow_run, [DatasetInput(dataset, context)])
 
-    def _child(self, candidate: Candidate) -> None:
+    def _child(self, entry: Recorded[CandidateRecord]) -> None:
+        candidate, time = entry.record, entry.time
+        key = f"{candidate.stage}/{candidate.number}"  # the same when the run is resumed
         if self._children is None:
             self._children = self._find_children()
-        if candidate.key not in self._children:
-            tags = {
-                "mlflow.parentRunId": self.mlflow_run,
-                _CANDIDATE: candidate.key,
-                "mlflow.source.name": "dspy-toolkit",
-            }
-            made = self._client.create_run(
+        if key not in self._children:
+            tags = {"mlflow.parentRunId": self.mlflow_run, _CANDIDATE: key, "mlflow.source.name": "dspy-toolkit"}
+            created = self._client.create_run(
                 self.experiment_id,
-                start_time=_milliseconds(candidate.time),
+                start_time=_milliseconds(time),
                 tags=tags,
                 run_name=f"candidate {candidate.number}",
             )
-            self._children[candidate.key] = made.info.run_id
-        child = self._children[candidate.key]
+            self._children[key] = created.info.run_id
+        child = self._children[key]
         update = Update(tags={"mlflow.note.content": candidate.message} if candidate.message else {})
-        update.add("score", candidate.score, time=candidate.time, step=candidate.number)
+        update.add({"score": candidate.score}, time=time, step=candidate.number)
         self._batch(child, update)
-        if candidate.program is not None:
-            text = json.dumps(candidate.program, ensure_ascii=False, indent=2) + "\n"
+        if candidate.state is not None:
+            text = json.dumps(candidate.state, ensure_ascii=False, indent=2) + "\n"
             self._client.log_text(child, text, "program.json")
-        self._client.set_terminated(child, "FINISHED", end_time=_milliseconds(candidate.time))
+        self._client.set_terminated(child, "FINISHED", end_time=_milliseconds(time))
 
     def _find_children(self) -> dict[str, str]:
-        found, token = {}, None
+        children, token = {}, None
         while True:
             page = self._client.search_runs(
                 [self.experiment_id], f"tags.`mlflow.parentRunId` = '{self.mlflow_run}'", page_token=token
             )
-            found |= {run.data.tags[_CANDIDATE]: run.info.run_id for run in page if _CANDIDATE in run.data.tags}
+            children |= {run.data.tags[_CANDIDATE]: run.info.run_id for run in page if _CANDIDATE in run.data.tags}
             token = page.token
             if not token:
-                return found
+                return children
 
     def _table(self, path: str, table: dict[str, list[Any]]) -> None:
-        """What MLflow's `log_table` does; that one adds its lines to those that are there already."""
+        """As MLflow's `log_table`, which would append to the lines of an earlier call."""
         lines = [list(line) for line in zip(*table.values(), strict=True)]
         self._client.log_dict(self.mlflow_run, {"columns": list(table), "data": lines}, path)
         logged = json.loads(self._client.get_run(self.mlflow_run).data.tags.get("mlflow.loggedArtifacts", "[]"))

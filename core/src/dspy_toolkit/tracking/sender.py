@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dspy_toolkit.errors import OptimizationError, TrackingError
-from dspy_toolkit.runs.journal import read_journal
+from dspy_toolkit.runs.records import read_records
 from dspy_toolkit.runs.runs import is_written
 from dspy_toolkit.tracking.mirror import Mirror
 from dspy_toolkit.tracking.state import TrackingState, read_state, write_state
@@ -97,7 +97,7 @@ class Sender:
 
     def _next(self) -> Update | None:
         """What the journal has that MLflow has not; None when there is nothing new."""
-        while entries := list(itertools.islice(read_journal(self._folder, after=self._read), _AT_ONCE)):
+        while entries := list(itertools.islice(read_records(self._folder, after=self._read), _AT_ONCE)):
             update = Update()
             for entry in entries:
                 self._read = entry.seq
@@ -208,7 +208,7 @@ def is_behind(folder: Path, target: Target) -> bool:
 
 def _incomplete(folder: Path, state: TrackingState) -> bool:
     try:
-        return not state.closed or next(read_journal(folder, after=state.seq), None) is not None
+        return not state.closed or next(read_records(folder, after=state.seq), None) is not None
     except OptimizationError:
         return False  # a record that cannot be read has no more to give, and must not hold back the others
 

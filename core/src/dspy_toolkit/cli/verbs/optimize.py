@@ -147,7 +147,7 @@ def result_document(
     framework: "DSPyFramework", model: str | None, result: "OptimizationResult", version: "Version"
 ) -> dict[str, Any]:
     """The JSON of a run: `model` as it was asked for, `resolved_model` as it was found, content and precision named."""
-    asked = framework.config.profile(framework.runs.get(result.run).about["options"]["model"]).model
+    asked = framework.config.profile(framework.runs.get(result.run).options.model).model
     return {
         **result.to_dict(),
         "model": asked,
@@ -161,14 +161,14 @@ def budget_lines(framework: "DSPyFramework", result: "OptimizationResult") -> "l
     """What a budget that ended the run means, and how to go on."""
     if result.status != "budget":
         return []
-    from dspy_toolkit.framework.resume import command, flag, shown
+    from dspy_toolkit.framework.resume import flag, shown
 
     run = framework.runs.get(result.run)
-    had = run.about["options"]["limits"]
-    larger = " ".join(f"{flag(name)} {2 * shown(name, value):g}" for name, value in had.items())
+    limits = run.options.limits
+    larger = " ".join(f"{flag(name)} {2 * shown(name, value):g}" for name, value in limits.items())
     return [
         styled("[yellow]The search ended early: {}.[/] Go on with a larger one:", result.note),
-        styled("  {} {}", command(run), larger, whole=True),
+        styled("  {} {}", run.resume_command, larger, whole=True),
     ]
 
 

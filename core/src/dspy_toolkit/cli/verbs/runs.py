@@ -1,4 +1,4 @@
-"""`dspy-toolkit runs`: what was run, how it went, and how to go on."""
+"""`dspy-toolkit runs`: what was run, how it went, and how to resume it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +9,7 @@ from dspy_toolkit.cli.edge import Json, edge
 from dspy_toolkit.cli.output import Output, styled
 
 if TYPE_CHECKING:
+    from dspy_toolkit.runs.events import Event
     from dspy_toolkit.runs.runs import Run
 
 __all__ = ["add_to"]
@@ -28,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
     @group.command()
     def show(run: Id, as_json: Json = False) -> None:
-        """What a run was asked to do, how it went, what it found, what failed, and how to go on."""
+        """Show what a run was asked to do, how it went, its candidates and errors, and how to resume it."""
         with edge(as_json) as output:
             _show(output, run)
 
@@ -51,9 +52,9 @@ def _runs() -> Any:
 def _list(output: Output) -> None:
     from rich.table import Table
 
-    found = _runs()
-    rows = [_line(run) for run in found.all()]
-    output.document({"folder": str(found.root), "runs": rows})
+    runs = _runs()
+    rows = [_line(run) for run in runs.all()]
+    output.document({"folder": str(runs.root), "runs": rows})
     if not rows:
         output.print("No run is recorded yet. Make one with: dspy-toolkit optimize PROJECT/TASK")
         return
@@ -73,81 +74,77 @@ def _list(output: Output) -> None:
 
 
 def _line(run: "Run") -> dict[str, Any]:
-    result: Mapping[str, Any] = run.result or {}
+    result = run.result
     return {
         "run": run.id,
         "task": run.task,
         "kind": run.kind,
-        "optimizer": run.identity.get("optimizer"),
-        "model": run.identity["model"],
+        "optimizer": run.request.optimizer,
+        "model": run.request.model,
         "status": run.status,
-        "baseline": (result.get("baseline") or {}).get("score"),
-        "optimized": (result.get("optimized") or {}).get("score"),
-        "score": result.get("score"),
-        "promoted": result.get("promoted"),
-        "lm_calls": result.get("lm_calls"),
+        "baseline": result and result.baseline and result.baseline.score,
+        "optimized": result and result.optimized and result.optimized.score,
+        "score": result and result.score and result.score.score,
+        "promoted": result and result.promoted,
+        "lm_calls": result and result.lm_calls,
         "version": run.version,
         "started": run.started.isoformat(timespec="seconds"),
-        "resume": _command(run),
+        "resume": run.resume_command if run.resumable else None,
     }
-
-
-def _command(run: "Run") -> str | None:
-    from dspy_toolkit.framework.resume import command
-
-    return command(run) if run.resumable else None
 
 
 def _show(output: Output, id: str) -> None:
-    from dspy_toolkit.runs.journal import read_journal
+    from dspy_toolkit.runs.events import Event
+    from dspy_toolkit.runs.records import CandidateRecord, RunStarted, read_records
 
     run = _runs().get(id)
-    events = [entry.data for entry in read_journal(run.folder, "event")]
-    candidates = {entry.data["number"]: entry.data for entry in read_journal(run.folder, "candidate")}
+    events = [entry.record for entry in read_records(run.folder, Event)]
+    candidates = {entry.record.number: entry.record for entry in read_records(run.folder, CandidateRecord)}
     document = {
         **_line(run),
         "asked": dict(run.identity),
-        "about": dict(run.about),
-        "sessions": sum(1 for _ in read_journal(run.folder, "run")),
+        "about": dict(run.about.to_wire()),
+        "sessions": sum(1 for _ in read_records(run.folder, RunStarted)),
         "stages": _stages(events),
-        "notes": list(dict.fromkeys(event["message"] for event in events if event["kind"] == "note")),
+        "notes": list(dict.fromkeys(event.message for event in events if event.kind == "note")),
         "candidates": [
-            {name: candidates[number][name] for name in ("number", "score", "message")} for number in sorted(candidates)
+            {"number": number, "score": candidates[number].score, "message": candidates[number].message}
+            for number in sorted(candidates)
         ],
-        "errors": (run.result or {}).get("errors", []),
-        "result": run.result,
+        "errors": [vars(error) for error in run.result.errors] if run.result else [],
+        "result": None if run.end is None else run.end.result,
     }
     output.document(document)
-    output.print(*_told(document))
+    output.print(*_report(document))
 
 
-def _stages(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _stages(events: "list[Event]") -> list[dict[str, Any]]:
     """Each stage as it went the last time: how far it came, its score, how long it took."""
     stages: dict[str, dict[str, Any]] = {}
     for event in events:
-        if event["kind"] == "stage_started":
-            stages[event["stage"]] = {"stage": event["stage"], "begun": event["seconds"], "finished": False}
-        stage = stages.get(event["stage"])
-        if stage is None or event["kind"] == "note":
+        if event.kind == "stage_started":
+            stages[event.stage] = {"stage": event.stage, "begun": event.seconds, "finished": False}
+        stage = stages.get(event.stage)
+        if stage is None or event.kind == "note":
             continue
-        score = event["best"] if event["stage"] == "search" else event["score"]
-        stage |= {"done": event["done"], "total": event["total"], "score": score, "lm_calls": event["lm_calls"]}
-        stage |= {"seconds": round(event["seconds"] - stage["begun"], 3)}
-        stage["finished"] |= event["kind"] == "stage_finished"
+        score = event.best if event.stage == "search" else event.score
+        stage |= {"done": event.done, "total": event.total, "score": score, "lm_calls": event.lm_calls}
+        stage |= {"seconds": round(event.seconds - stage["begun"], 3)}
+        stage["finished"] |= event.kind == "stage_finished"
     return [{name: value for name, value in stage.items() if name != "begun"} for stage in stages.values()]
 
 
-def _told(document: Mapping[str, Any]) -> list[Any]:
-    asked, begun = document["asked"], document["started"][:16].replace("T", " ")
+def _report(document: Mapping[str, Any]) -> list[Any]:
+    identity, begun = document["asked"], document["started"][:16].replace("T", " ")
     sessions = "" if document["sessions"] == 1 else f", in {document['sessions']} sessions"
     lines: list[Any] = [
         styled("[bold]{}[/]  {}, begun {} UTC{}", document["run"], document["status"], begun, sessions),
-        f"task       {document['task']}, metric {asked['metric']}, seed {asked['seed']}, rows "
-        + ", ".join(f"{count} {name}" for name, count in asked["rows"].items()),
+        f"task       {document['task']}, metric {identity['metric']}, seed {identity['seed']}, rows "
+        + ", ".join(f"{count} {name}" for name, count in identity["rows"].items()),
         f"optimizer  {document['optimizer']} "
-        + ", ".join(f"{name}={value}" for name, value in asked["parameters"].items())
+        + ", ".join(f"{name}={value}" for name, value in identity["parameters"].items())
         if document["kind"] == "optimize"
-        else f"measured   {asked['program']} on {asked['data']}",
+        else f"measured   {identity['program']} on {identity['data']}",
         f"model      {document['model']}",
     ]
     for stage in document["stages"]:
@@ -163,7 +160,7 @@ def _told(document: Mapping[str, Any]) -> list[Any]:
     if document["version"]:
         lines += ["", styled("The program is stored as [bold]{}[/].", document["version"])]
     if document["resume"]:
-        lines += ["", styled("Go on with: [bold]{}[/]", document["resume"], whole=True)]
+        lines += ["", styled("Resume with: [bold]{}[/]", document["resume"], whole=True)]
     return lines
 
 

@@ -158,7 +158,7 @@ def _row(run: Any, target: "Target") -> dict[str, Any]:
         sent = "yes"
     return {
         "run": run.id,
-        "task": str(run.identity.get("task") or ""),
+        "task": run.task,
         "status": run.status,
         "sent": sent,
         "mlflow_run": state.mlflow_run if state else "",

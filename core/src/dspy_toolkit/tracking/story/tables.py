@@ -1,44 +1,42 @@
 """The tables of a run: its rows by stage, and its errors. Columns by name, as MLflow has them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
+
+from dspy_toolkit.runs.records import ErrorRecord, RowRecord
 
 __all__ = ["error_table", "row_tables"]
 
 Table = dict[str, list[Any]]
 
 
-def row_tables(rows: Iterable[Mapping[str, Any]]) -> dict[str, Table]:
+def row_tables(rows: Iterable[RowRecord]) -> dict[str, Table]:
     """From stage to its table, one line per row: inputs and outputs in columns of their own, then score and the rest.
 
     Where a row of a stage is there twice, because the run was resumed, the later counts.
     """
-    stages: dict[str, dict[Any, Mapping[str, Any]]] = {}
+    stages: dict[str, dict[int, RowRecord]] = {}
     for row in rows:
-        stages.setdefault(str(row.get("stage") or "evaluate"), {})[row.get("row")] = row
-    return {
-        stage: _table([_line(found[number]) for number in sorted(found, key=lambda each: (each is None, each))])
-        for stage, found in stages.items()
-    }
+        stages.setdefault(row.stage, {})[row.row] = row
+    return {stage: _table([_line(of[number]) for number in sorted(of)]) for stage, of in stages.items()}
 
 
-def error_table(errors: Iterable[Mapping[str, Any]]) -> Table:
+def error_table(errors: Iterable[ErrorRecord]) -> Table:
     """One line per kind of error; no columns where there is none."""
-    return _table([dict(error) for error in errors])
+    return _table([dict(vars(error)) for error in errors])
 
 
-def _line(row: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {f"score.{name}": score for name, score in (row.get("parts") or {}).items()}
+def _line(row: RowRecord) -> dict[str, Any]:
     return {
-        "row": row.get("row"),
-        **{f"input.{name}": _cell(value) for name, value in (row.get("inputs") or {}).items()},
-        **{f"output.{name}": _cell(value) for name, value in (row.get("prediction") or {}).items()},
-        "score": row.get("score"),
-        **parts,
-        "feedback": row.get("feedback") or "",
-        "error": row.get("error") or "",
-        "seconds": row.get("seconds"),
+        "row": row.row,
+        **{f"input.{name}": _cell(value) for name, value in row.inputs.items()},
+        **{f"output.{name}": _cell(value) for name, value in row.prediction.items()},
+        "score": row.score,
+        **{f"score.{name}": score for name, score in row.parts.items()},
+        "feedback": row.feedback,
+        "error": row.error or "",
+        "seconds": row.seconds,
     }
 
 

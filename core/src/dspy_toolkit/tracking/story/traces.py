@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.tracking.story.update import Call
+from dspy_toolkit.tracking.story.update import TracedCall
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +21,9 @@ __all__ = ["send_traces"]
 _AT_ONCE = 50  # a request of a few hundred kilobytes; MLflow links at most 100 traces to a run at a time
 
 
-def send_traces(client: "MlflowClient", experiment: str, mlflow_run: str, run: str, calls: Sequence[Call]) -> None:
+def send_traces(
+    client: "MlflowClient", experiment: str, mlflow_run: str, run: str, calls: Sequence[TracedCall]
+) -> None:
     """Make each call of the run `run` (our id) a trace that belongs to `mlflow_run`."""
     from mlflow.tracing.client import TracingClient
 
@@ -32,11 +34,12 @@ def send_traces(client: "MlflowClient", experiment: str, mlflow_run: str, run: s
         client.link_traces_to_run([span.trace_id for span in spans], mlflow_run)
 
 
-def _span(run: str, call: Call) -> Any:
+def _span(run: str, traced: TracedCall) -> Any:
     from mlflow.entities import Span
 
-    identity = hashlib.sha256(f"{run}/{call.seq}".encode()).digest()
-    end = int(call.end * 1e9)
+    call = traced.record
+    identity = hashlib.sha256(f"{run}/{traced.seq}".encode()).digest()
+    end = int(traced.end * 1e9)
     return Span.from_dict(
         {
             "trace_id": b64encode(identity[:16]).decode(),
@@ -46,23 +49,24 @@ def _span(run: str, call: Call) -> Any:
             "start_time_unix_nano": end - int(call.seconds * 1e9),
             "end_time_unix_nano": end,
             "events": [],
-            "status": {"code": "STATUS_CODE_ERROR" if call.error else "STATUS_CODE_OK", "message": call.error},
+            "status": {"code": "STATUS_CODE_ERROR" if call.error else "STATUS_CODE_OK", "message": call.error or ""},
             "attributes": {
                 name: json.dumps(value)
-                for name, value in _attributes(run, call, f"tr-{identity[:16].hex()}").items()
+                for name, value in _attributes(run, traced, f"tr-{identity[:16].hex()}").items()
                 if value is not None
             },
         }
     )
 
 
-def _attributes(run: str, call: Call, trace_id: str) -> dict[str, Any]:
+def _attributes(run: str, traced: TracedCall, trace_id: str) -> dict[str, Any]:
+    call = traced.record
     tokens = {"input_tokens": call.input_tokens or 0, "output_tokens": call.output_tokens or 0}
     return {
         "mlflow.traceRequestId": trace_id,
         "mlflow.spanType": "CHAT_MODEL",
         # The shape of OpenAI's chat API is what MLflow's pages show as a conversation.
-        "mlflow.spanInputs": {"messages": call.messages},
+        "mlflow.spanInputs": {"messages": traced.messages},
         "mlflow.spanOutputs": {
             "choices": [{"message": {"role": "assistant", **_output(output)}} for output in call.outputs]
         },

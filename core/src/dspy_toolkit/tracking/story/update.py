@@ -1,4 +1,4 @@
-"""What there is to tell MLflow, in plain words: the story makes it of the journal, the mirror writes it."""
+"""What there is to send to MLflow, in plain words: the story makes it of the journal, the mirror writes it."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Call", "Candidate", "Data", "Point", "Status", "Update"]
+from dspy_toolkit.runs.records import CallRecord, CandidateRecord, Recorded
+
+__all__ = ["Data", "Point", "Status", "TracedCall", "Update"]
 
 Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 """MLflow's own words."""
@@ -23,33 +25,15 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """One call of a model that becomes a trace. `seq` is its place in the journal, `end` in Unix seconds."""
+class TracedCall:
+    """A call that becomes a trace. `seq` is its place in the journal, `end` in Unix seconds; `messages` is its prompt
+    with every text in place.
+    """
 
     seq: int
-    stage: str
-    model: str
     end: float
-    seconds: float
-    cached: bool
+    record: CallRecord
     messages: list[dict[str, Any]]
-    outputs: list[Any]
-    input_tokens: int | None
-    output_tokens: int | None
-    cost: float | None
-    error: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One program the search kept. `key` is the same for the same candidate of a run that was resumed."""
-
-    key: str
-    number: int
-    score: float | None
-    message: str
-    program: Any
-    time: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +59,16 @@ class Update:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: list[Point] = field(default_factory=list)
     data: Data | None = None
-    calls: list[Call] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
+    calls: list[TracedCall] = field(default_factory=list)
+    candidates: list[Recorded[CandidateRecord]] = field(default_factory=list)
     tables: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
     status: Status | None = None
     ended: float | None = None
 
-    def add(self, key: str, value: Any, *, time: float, step: int) -> None:
-        """A point of a metric, if `value` is a number; scores that are no number are written as text or None."""
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            self.metrics.append(Point(key=key, value=float(value), time=time, step=step))
+    def add(self, values: Mapping[str, Any], *, time: float, step: int) -> None:
+        """A point of each metric whose value is a finite number; scores that are none are recorded as text or None."""
+        for key, value in values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                self.metrics.append(Point(key=key, value=float(value), time=time, step=step))
