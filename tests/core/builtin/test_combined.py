@@ -5,7 +5,7 @@ import pytest
 from learners import EVERY, PROGRAM, ROWS, Two, answered, learner, question_of, run, two_steps, written
 
 from dspy_toolkit.errors import BundleError, OptimizationError, UnknownNameError
-from dspy_toolkit.programs import composite
+from dspy_toolkit.programs import state
 from dspy_toolkit.store.bundle import load_program, read_bundle, write_bundle
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.testing.scripted import prompt_text
@@ -62,9 +62,9 @@ def test_stored_and_loaded_it_sends_the_same_prompts(plugin_manager, tmp_path, n
 @pytest.mark.parametrize("name", ["knn", "ensemble"])
 def test_damage_to_what_stands_beside_the_state_is_named(plugin_manager, tmp_path, name):
     result = run(plugin_manager, ScriptedLM(learner), name)
-    stored = composite.dump(result.program)
+    stored = state.dump(result.program)
     broken = {"nearest": 2, "entries": [["q1", {"self": 99}]]} if name == "knn" else {"vote": [{"demos": 3}]}
     for extra in (broken, {"something": 1}, [], 7):
         stored["metadata"]["dspy_toolkit"] = extra
         with pytest.raises(BundleError):
-            composite.load(stored, PROGRAM.deepcopy, PROGRAM.deepcopy())
+            state.load(stored, PROGRAM.deepcopy, PROGRAM.deepcopy())

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit.data.splits import Splits, digest, input_fields, prepare, row_digest, to_examples
+from dspy_toolkit.data.splits import Splits, digest, prepare, row_digest, to_examples
 from dspy_toolkit.errors import DataError
+from dspy_toolkit.programs.inspect import input_fields
 from dspy_toolkit.types import TaskData
 
 QA = dspy.Predict("question -> answer")

@@ -12,6 +12,7 @@ from dspy_toolkit.errors import BundleError, UnknownNameError
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.stats.intervals import compare
+from dspy_toolkit.store.bundle import load_program
 from dspy_toolkit.store.store import Store
 
 PROGRAM = "question -> answer"
@@ -51,7 +52,7 @@ def test_versions_count_up_and_come_back(tmp_path):
     save(store, "lora/hyperparameters")
     assert store.tasks() == ("core/questions", "lora/hyperparameters")
     assert [version.name for version in store.versions("core/questions")] == [f"v{n}" for n in range(1, 12)]
-    program = store.load("core/questions", lambda: dspy.Predict(PROGRAM), "v10")
+    program = load_program(store.get("core/questions", "v10").bundle, lambda: dspy.Predict(PROGRAM))
     assert program.demos[0].answer == "a10"
     assert Store(tmp_path / "programs").get("core/questions", "latest").name == "v11"
 

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Positive
 from dspy_toolkit.builtin.search import Search, fresh, most_written, second_lm, stripped
-from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Forecast, Known, Work
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["copro"]
 

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Positive
 from dspy_toolkit.builtin.search import Search, fresh, most_written, second_lm, stripped
-from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.lm.meter import Ended
@@ -19,6 +18,7 @@ from dspy_toolkit.optimize.feedback import gives_feedback
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Forecast, Known, Work, until_score
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["gepa"]
 

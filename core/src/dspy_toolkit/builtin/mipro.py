@@ -12,12 +12,12 @@ from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Count, Positive, Threshold, shown_at_once
 from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, labelled, most_written, second_lm, stripped
-from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import limit_demos
 from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
 from dspy_toolkit.optimize.planning.amount import NOTHING, Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapped, distinct
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["mipro"]
 

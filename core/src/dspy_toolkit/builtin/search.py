@@ -8,12 +8,12 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.selection import SMALL, billions_of
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = [
     "NO_LIMIT",

@@ -10,8 +10,8 @@ from dspy.adapters.utils import annotation_allows_none
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from dspy_toolkit.data.splits import input_fields
 from dspy_toolkit.errors import DataError, closest_first
+from dspy_toolkit.programs.inspect import input_fields
 
 __all__ = ["Column", "fit", "infer"]
 

@@ -16,8 +16,9 @@ import dspy
 from dspy_toolkit.data.columns import Column, fit, infer
 from dspy_toolkit.data.duplicates import deduplicate, normal_form
 from dspy_toolkit.data.readers import READERS, ReadOptions, format_of
-from dspy_toolkit.data.splits import Row, input_fields
+from dspy_toolkit.data.splits import Row
 from dspy_toolkit.errors import DataError, closest_first
+from dspy_toolkit.programs.inspect import input_fields
 from dspy_toolkit.values import plain
 
 __all__ = ["Dataset", "read_dataset"]

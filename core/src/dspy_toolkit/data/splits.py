@@ -1,18 +1,17 @@
 """Rows in, `dspy.Example`s out: input fields inferred, missing values named, no row in two sets."""
 
 import hashlib
-import inspect
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
 import dspy
-from dspy.adapters.utils import annotation_allows_none
 
 from dspy_toolkit.data.duplicates import normal_form
 from dspy_toolkit.errors import DataError
+from dspy_toolkit.programs.inspect import input_fields
 from dspy_toolkit.types import TaskData
 from dspy_toolkit.values import canonical_json, plain
 
@@ -22,11 +21,9 @@ __all__ = [
     "Splits",
     "digest",
     "draw",
-    "input_fields",
     "leak_key",
     "prepare",
     "row_digest",
-    "signatures_of",
     "to_examples",
 ]
 
@@ -49,33 +46,6 @@ class Splits:
     @property
     def sizes(self) -> dict[str, int]:
         return {field.name: len(getattr(self, field.name)) for field in fields(self)}
-
-
-def input_fields(program: dspy.Module) -> dict[str, bool]:
-    """What a caller of `program` gives, in order: field name to whether a row must have it.
-
-    `forward`'s named parameters where it has any; else the input fields of the program's own `signature`; else those of
-    its predictors that no earlier predictor puts out. A field with a default, or whose type allows None, may be
-    missing.
-    """
-    named = _forward_parameters(program)
-    if named:
-        return named
-    own = getattr(program, "signature", None)
-    signatures = [own] if own is not None else list(signatures_of(program).values())
-    needed: dict[str, bool] = {}
-    made: set[str] = set()
-    for signature in signatures:
-        for name, info in signature.input_fields.items():
-            if name not in made:
-                needed.setdefault(name, info.is_required() and not annotation_allows_none(info.annotation))
-        made.update(signature.output_fields)
-    return needed
-
-
-def signatures_of(program: dspy.Module) -> dict[str, type[dspy.Signature]]:
-    """The signature of each predictor, by the predictor's name, in DSPy's order."""
-    return {name: cast(type[dspy.Signature], predictor.signature) for name, predictor in program.named_predictors()}
 
 
 def to_examples(rows: Iterable[Row], program: dspy.Module, *, name: str = "dataset") -> tuple[dspy.Example, ...]:
@@ -142,15 +112,6 @@ def digest(splits: Splits) -> str:
 def row_digest(row: Row) -> str:
     """sha256 over one row's canonical JSON."""
     return hashlib.sha256(canonical_json({str(key): plain(value) for key, value in row.items()})).hexdigest()
-
-
-def _forward_parameters(program: dspy.Module) -> dict[str, bool]:
-    if isinstance(program, dspy.Predict):
-        return {}
-    forward = getattr(type(program), "forward", None)  # of the class: DSPy warns when an instance's is looked at
-    parameters = list(inspect.signature(forward).parameters.values())[1:] if forward else []
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {each.name: each.default is inspect.Parameter.empty for each in parameters if each.kind in kinds}
 
 
 def _split(examples: Sequence[dspy.Example]) -> dict[str, tuple[dspy.Example, ...]]:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import dspy
 
 from dspy_toolkit.data.dataset import read_dataset
-from dspy_toolkit.data.splits import AnyData, draw, input_fields, leak_key, prepare, signatures_of, to_examples
+from dspy_toolkit.data.splits import AnyData, draw, leak_key, prepare, to_examples
 from dspy_toolkit.errors import DataError
+from dspy_toolkit.programs.inspect import input_fields, signatures_of
 from dspy_toolkit.programs.nearest import Nearest
 from dspy_toolkit.programs.target import Target
 from dspy_toolkit.types import TaskData

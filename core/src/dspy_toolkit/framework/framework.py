@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
-from dspy_toolkit.data.splits import AnyData, input_fields
+from dspy_toolkit.data.splits import AnyData
 from dspy_toolkit.evaluation.comparison import ProgramComparison
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.rows import SetName
@@ -27,6 +27,7 @@ from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.spec import Saved
 from dspy_toolkit.plugins import PluginManager
+from dspy_toolkit.programs.inspect import input_fields
 from dspy_toolkit.programs.program import Program
 from dspy_toolkit.programs.target import Target, target_of
 from dspy_toolkit.programs.task import Task

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.data.dataset import read_dataset
-from dspy_toolkit.data.splits import input_fields
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.framework.module_optimization import ModuleOptimization
 from dspy_toolkit.framework.request import OptimizationRequest
@@ -15,6 +14,7 @@ from dspy_toolkit.framework.resume import asked_again, going_on
 from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.spec import Saved
+from dspy_toolkit.programs.inspect import input_fields
 from dspy_toolkit.runs.events import EventSink
 from dspy_toolkit.types import TaskData
 

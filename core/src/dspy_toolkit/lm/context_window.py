@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import dspy
 
-from dspy_toolkit.data.splits import Splits, signatures_of
+from dspy_toolkit.data.splits import Splits
 from dspy_toolkit.lm.info import LMInfo
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["ContextWindow", "limit_demos"]
 

@@ -21,7 +21,7 @@ from dspy_toolkit.lm.limits import BudgetSpent, Limits
 from dspy_toolkit.lm.prices import price_of
 from dspy_toolkit.lm.usage import Call
 from dspy_toolkit.optimize.spec import RunSpec
-from dspy_toolkit.programs import composite, prompt
+from dspy_toolkit.programs import prompt, state
 
 __all__ = ["Budget", "calls_for_search"]
 
@@ -165,7 +165,7 @@ class Budget:
     def _prompts(self, row: dspy.Example, program: dspy.Module | None = None) -> Iterable[Sequence[Mapping[str, Any]]]:
         """What each predictor sends for a row; what only another predictor makes appears as its name."""
         inputs = dict(row.inputs().items())
-        plain = composite.plain_of(program or self._spec.program, inputs)
+        plain = state.plain_of(program or self._spec.program, inputs)
         return prompt.messages(plain, inputs, self._spec.adapter).values()
 
     def _less(self, reserve: _Reserve) -> Limits:

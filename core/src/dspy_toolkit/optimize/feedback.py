@@ -6,9 +6,9 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.errors import MetricError
 from dspy_toolkit.metrics.metric import Metric
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["gives_feedback"]
 

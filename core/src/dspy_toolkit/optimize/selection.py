@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 import dspy
 
-from dspy_toolkit.data.splits import Splits, signatures_of
+from dspy_toolkit.data.splits import Splits
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.feedback import gives_feedback
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["SMALL", "Choice", "OptimizerType", "Situation", "billions_of", "choose", "select_optimizer"]
 

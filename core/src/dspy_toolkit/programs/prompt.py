@@ -5,7 +5,7 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit.data.splits import signatures_of
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["messages", "prompt_markdown"]
 

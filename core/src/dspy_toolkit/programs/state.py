@@ -3,10 +3,16 @@
 DSPy saves an LM with the state, matches fields by position, and brings pydantic objects and dates in demonstrations
 back as dictionaries and texts. Here no LM is in the state, the caller has compared names (`store.shape`), and values
 are turned back into the types of their fields.
+
+The state is that of one plain program, so that its factory, its fingerprint and plain DSPy know it. What an optimizer
+made of it stands beside the state, in its metadata, which DSPy leaves alone:
+
+    Nearest   all demonstrations are in the plain state; how many to show, and for each the text to compare with
+    Vote      the first member is the plain state; the states of the others
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dspy
@@ -15,10 +21,21 @@ from dspy.utils.saving import get_dependency_versions
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.errors import BundleError
+from dspy_toolkit.programs.inspect import signatures_of
+from dspy_toolkit.programs.nearest import Nearest
+from dspy_toolkit.programs.vote import Vote
 
-__all__ = ["dump", "load"]
+__all__ = ["dump", "load", "load_plain", "plain_of"]
+
+_KEY = "dspy_toolkit"
+
+
+def plain_of(program: dspy.Module, inputs: Mapping[str, Any] | None = None) -> dspy.Module:
+    """The plain program inside: a Nearest as it would answer `inputs`, a Vote's first member, else itself."""
+    if isinstance(program, Nearest):
+        return program.chosen(inputs) if inputs is not None else program.pooled()
+    return program.programs[0] if isinstance(program, Vote) else program
 
 
 def dump(program: dspy.Module) -> dict[str, Any]:
@@ -26,6 +43,39 @@ def dump(program: dspy.Module) -> dict[str, Any]:
 
     Raises BundleError naming the demonstration that JSON cannot hold.
     """
+    stored = _dump_plain(plain_of(program))
+    if isinstance(program, Nearest):
+        stored["metadata"][_KEY] = {"nearest": program.k, "entries": program.places()}
+    if isinstance(program, Vote):
+        stored["metadata"][_KEY] = {"vote": [_dump_plain(member) for member in program.programs[1:]]}
+    return stored
+
+
+def load(stored: Any, factory: Callable[[], dspy.Module], program: dspy.Module) -> dspy.Module:
+    """The program of a state made by `dump`. `program` is a fresh one of the factory's and becomes part of it.
+
+    Raises BundleError.
+    """
+    load_plain(program, stored)
+    extra = stored.get("metadata", {}).get(_KEY) if isinstance(stored.get("metadata"), dict) else None
+    if extra is None:
+        return program
+    try:
+        if "nearest" in extra:
+            entries = [
+                (str(text), {str(name): int(at) for name, at in places.items()}) for text, places in extra["entries"]
+            ]
+            return Nearest.placed(program, entries, k=int(extra["nearest"]))
+        members = [program]
+        for member in extra["vote"]:
+            members.append(factory())
+            load_plain(members[-1], member)
+        return Vote(members)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise BundleError(f"what it says beside DSPy's state is damaged: {type(error).__name__}: {error}") from error
+
+
+def _dump_plain(program: dspy.Module) -> dict[str, Any]:
     copy = program.deepcopy()
     copy.set_lm(None)
     state = copy.dump_state()
@@ -36,7 +86,7 @@ def dump(program: dspy.Module) -> dict[str, Any]:
     return {**state, "metadata": {"dependency_versions": get_dependency_versions()}}
 
 
-def load(program: dspy.Module, state: Any) -> None:
+def load_plain(program: dspy.Module, state: Any) -> None:
     """Put `state`, made by `dump`, into `program`, which must have the shape of the one it was dumped from.
 
     Raises BundleError if the state is not one of DSPy's, or brings an LM.

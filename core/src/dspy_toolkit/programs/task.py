@@ -54,7 +54,7 @@ class Task:
 
     def example_inputs(self) -> Mapping[str, Any]:
         """Input values that show what the task is about."""
-        from dspy_toolkit.data.splits import input_fields
+        from dspy_toolkit.programs.inspect import input_fields
 
         if self.entry.example_inputs is not None:
             return self.entry.example_inputs

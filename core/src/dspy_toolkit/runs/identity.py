@@ -16,7 +16,7 @@ import dspy
 import importlib_metadata
 
 from dspy_toolkit.errors import BundleError
-from dspy_toolkit.programs import composite
+from dspy_toolkit.programs.state import dump
 from dspy_toolkit.runs.records import About
 from dspy_toolkit.values import plain, shortened, type_name
 
@@ -62,7 +62,7 @@ def packages() -> dict[str, str]:
 def state_of(program: dspy.Module) -> dict[str, Any] | None:
     """DSPy's state of a program, whatever an optimizer made it; None where it cannot be written down."""
     try:
-        return composite.dump(program)
+        return dump(program)
     except BundleError:
         return None
 

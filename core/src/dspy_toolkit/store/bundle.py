@@ -20,7 +20,7 @@ import dspy
 
 from dspy_toolkit.errors import BundleError, FingerprintError
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.programs import composite, state
+from dspy_toolkit.programs import state
 from dspy_toolkit.programs.prompt import messages, prompt_markdown
 from dspy_toolkit.signatures.fingerprints import fingerprint, structure
 from dspy_toolkit.store.manifest import FORMAT, Manifest
@@ -66,8 +66,8 @@ def bundle_files(
     program = result.program
     if program is None:
         raise BundleError("This run found no program, so there is nothing to store; run it again to the end.")
-    stored = _json(composite.dump(program))
-    plain = composite.plain_of(program)
+    stored = _json(state.dump(program))
+    plain = state.plain_of(program)
     _check_same_prompt(plain, json.loads(stored), example_inputs, adapter)
     manifest = Manifest.of(
         result,
@@ -80,7 +80,7 @@ def bundle_files(
     return {
         _PROGRAM: stored,
         _MANIFEST: _json(manifest.to_dict()),
-        "prompt.md": prompt_markdown(composite.plain_of(program, example_inputs), example_inputs, adapter),
+        "prompt.md": prompt_markdown(state.plain_of(program, example_inputs), example_inputs, adapter),
         "README.md": readme(manifest),
     }
 
@@ -137,7 +137,7 @@ def load_program(bundle: Bundle, factory: Callable[[], dspy.Module]) -> dspy.Mod
         )
     stored = _read_json(bundle.path / _PROGRAM)
     try:
-        return composite.load(stored, factory, program)
+        return state.load(stored, factory, program)
     except BundleError as error:
         raise BundleError(f"{bundle.path / _PROGRAM} is damaged: {error}. Get the bundle again.") from error
 
@@ -157,10 +157,10 @@ def sync_directory(path: Path) -> None:
 def _check_same_prompt(
     program: dspy.Module, stored: dict[str, Any], inputs: Mapping[str, Any], adapter: dspy.Adapter | None
 ) -> None:
-    again = program.deepcopy()
-    again.set_lm(None)
-    state.load(again, stored)
-    before, after = messages(program, inputs, adapter), messages(again, inputs, adapter)
+    reloaded = program.deepcopy()
+    reloaded.set_lm(None)
+    state.load_plain(reloaded, stored)
+    before, after = messages(program, inputs, adapter), messages(reloaded, inputs, adapter)
     for name in before:
         if before[name] != after[name]:
             raise BundleError(

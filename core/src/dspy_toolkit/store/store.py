@@ -12,7 +12,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import dspy
 
 from dspy_toolkit.errors import BundleError, UnknownNameError
 from dspy_toolkit.optimize.result import OptimizationResult
-from dspy_toolkit.store.bundle import Bundle, bundle_files, load_program, read_bundle, sync_directory, write_files
+from dspy_toolkit.store.bundle import Bundle, bundle_files, read_bundle, sync_directory, write_files
 
 __all__ = ["LATEST", "PLAIN", "PRODUCTION", "Store", "Version"]
 
@@ -111,10 +111,6 @@ class Store:
             known = [*(f"v{number}" for number in numbers), *aliases, LATEST]
             raise UnknownNameError(f"version of {task}", version, known)
         return self._version(task, name)
-
-    def load(self, task: str, factory: Callable[[], dspy.Module], version: str | None = None) -> dspy.Module:
-        """The program of a version, ready to run with whatever LM is in the context. See `load_program`."""
-        return load_program(self.get(task, version).bundle, factory)
 
     def promote(self, task: str, version: str, alias: str = PRODUCTION) -> Version:
         """Point an alias at a version and return it. Raises UnknownNameError; BundleError for a bad alias."""

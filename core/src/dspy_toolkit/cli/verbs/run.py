@@ -81,8 +81,8 @@ def _typed(given: dict[str, Any], target: "Target") -> dict[str, Any]:
     """Inputs as the program's fields have them; words from the command line become numbers where the field says so."""
     from pydantic import TypeAdapter, ValidationError
 
-    from dspy_toolkit.data.splits import input_fields, signatures_of
     from dspy_toolkit.errors import DataError, UnknownNameError
+    from dspy_toolkit.programs.inspect import input_fields, signatures_of
 
     if not given and target.task is not None:
         return dict(target.task.example_inputs())

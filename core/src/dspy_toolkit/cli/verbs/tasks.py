@@ -52,7 +52,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _one(plugins: Any, name: str) -> dict[str, Any]:
-    from dspy_toolkit.data.splits import input_fields
+    from dspy_toolkit.programs.inspect import input_fields
     from dspy_toolkit.programs.task import Task
     from dspy_toolkit.signatures.fingerprints import fingerprint
     from dspy_toolkit.types import TaskEntry

@@ -7,12 +7,12 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit.data.splits import signatures_of
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.usage import Call
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.calibration import Calibration
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["CHARACTERS", "Lengths"]
 
