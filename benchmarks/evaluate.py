@@ -23,8 +23,9 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
 
-from dspy_toolkit.evaluation.evaluate import evaluate
+from dspy_toolkit.evaluation.evaluate import EvaluationControls, RunStage, evaluate
 from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.runs.recorder import Recorder
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 """Processor time is that of all threads of the process, the journal's too; other work on the machine is not in it."""
@@ -83,6 +84,10 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _recorded(options: argparse.Namespace, journal: Journal) -> EvaluationControls:
+    return EvaluationControls(num_threads=options.threads, stage=RunStage.recorded(Recorder(journal)))
+
+
 def _times(
     program: dspy.Module, rows: list[dspy.Example], lm: dspy.LM, options: argparse.Namespace, journal: Journal
 ) -> dict[str, Any]:
@@ -91,11 +96,11 @@ def _times(
             dspy.Evaluate(devset=rows, metric=same, num_threads=options.threads, display_progress=False)(program)
 
     def ours() -> None:
-        evaluate(program, rows, same, lm=lm, num_threads=options.threads, journal=journal)
+        evaluate(program, rows, same, lm=lm, controls=_recorded(options, journal))
         journal.flush()
 
     def bare() -> None:
-        evaluate(program, rows, same, lm=lm, num_threads=options.threads)
+        evaluate(program, rows, same, lm=lm, controls=EvaluationControls(num_threads=options.threads))
 
     contenders: dict[str, Callable[[], None]] = {
         "dspy.Evaluate": theirs,
@@ -135,7 +140,7 @@ def _memory(
     found = []
     parts = options.memory // len(rows)
     for part in range(1, parts + 1):
-        evaluate(program, rows, same, lm=lm, num_threads=options.threads, journal=journal)
+        evaluate(program, rows, same, lm=lm, controls=_recorded(options, journal))
         if part == 1 or part % max(1, parts // 10) == 0:
             size = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
             found.append({"calls": part * len(rows), "mib": size})

@@ -25,7 +25,6 @@ def test_plain_data():
 
 
 def test_a_fallback_writes_what_json_cannot_hold():
-    assert plain({"x": float("nan"), "y": float("inf")}, fallback=repr) == {"x": "NaN", "y": "Infinity"}
     assert plain([object], fallback=type_name) == ["<builtins.type>"]
     assert "object object at" in plain({object()}, fallback=repr)[0]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import dspy
 import pytest
 
-from dspy_toolkit.evaluation.evaluate import ErrorGroup, Evaluation, RowResult
+from dspy_toolkit.evaluation.results import ErrorGroup, Evaluation, MetricResult, RowFailure, RowResult
 from dspy_toolkit.lm.usage import Usage
+from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.runs.events import Event
 from dspy_toolkit.runs.journal import Journal
@@ -60,9 +61,8 @@ def row_results(scores):
             row=number,
             inputs={"question": f"Capital number {number}?", "hints": ["a", "b"]},
             prediction=None if score is None else dspy.Prediction(answer=f"City {number}"),
-            score=score or 0.0,
-            feedback="" if score else "It is another city.",
-            error="ValueError: the map is torn" if score is None else None,
+            scores={"exact": Score(score=(score or 0.0) / 100, feedback="" if score else "It is another city.")},
+            failures={"exact": RowFailure(message="ValueError: the map is torn")} if score is None else {},
             seconds=0.25,
         )
         for number, score in enumerate(scores, start=1)
@@ -72,12 +72,12 @@ def row_results(scores):
 def evaluated(scores):
     results = row_results(scores)
     failed = [number for number, score in enumerate(scores, start=1) if score is None]
+    errors = tuple(
+        ErrorGroup(type="ValueError", count=len(failed), row=row, example="the map is torn") for row in failed[:1]
+    )
     return Evaluation(
         results=results,
-        score=estimate([result.score for result in results]),
-        errors=(ErrorGroup(type="ValueError", count=len(failed), row=failed[0], example="the map is torn"),)
-        if failed
-        else (),
+        metrics={"exact": MetricResult(score=estimate([result.score for result in results]), errors=errors)},
         usage=Usage(lm_calls=len(scores), input_tokens=10, output_tokens=5),
         seconds=1.0,
     )

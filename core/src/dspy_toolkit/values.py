@@ -14,15 +14,13 @@ __all__ = ["canonical_json", "describe", "plain", "shortened", "type_name"]
 def plain(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> Any:
     """A value as JSON has it: pydantic models as objects, dates as ISO text, sets sorted.
 
-    `fallback` (`repr`, `type_name`) writes what JSON cannot hold, and infinities and NaN become text. Without one,
-    raises DataError for such a value.
+    `fallback` (`repr`, `type_name`) writes what JSON cannot hold; without one, raises DataError for such a value.
+    NaN and infinities stay floats.
     """
     if isinstance(value, set | frozenset):
         return sorted((plain(item, fallback=fallback) for item in value), key=canonical_json)
     try:
-        if fallback is not None:
-            return to_jsonable_python(value, inf_nan_mode="strings", fallback=fallback)
-        return to_jsonable_python(value)
+        return to_jsonable_python(value, fallback=fallback)
     except (TypeError, ValueError) as error:
         raise DataError(f"A value of type {type(value).__name__} cannot be written as JSON: {error}") from error
 

@@ -9,10 +9,9 @@ from scipy.stats import binomtest
 
 from dspy_toolkit import DSPyConfig, DSPyFramework, PluginManager, hookimpl
 from dspy_toolkit.errors import DataError, OptimizationError, OptimizationInterrupted
-from dspy_toolkit.evaluation.comparison import ProgramComparison
+from dspy_toolkit.evaluation.comparison import ProgramComparison, compare_evaluations
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.metrics import F1, Accuracy
-from dspy_toolkit.stats.set_intervals import compare_evaluations
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.types import ProviderEntry
 

@@ -8,7 +8,7 @@ import pytest
 
 from dspy_toolkit.data.splits import to_examples
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
-from dspy_toolkit.evaluation.evaluate import evaluate
+from dspy_toolkit.evaluation.evaluate import EvaluationControls, evaluate
 from dspy_toolkit.lm.meter import DEAD_AFTER
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.testing import ScriptedLM
@@ -40,7 +40,7 @@ def test_every_row_once_in_order(threads):
         return int(question[1:]) % 2 == 0
 
     lm = answering(right)
-    found = evaluate(PROGRAM, rows(20), ExactMatch(), lm=lm, num_threads=threads)
+    found = evaluate(PROGRAM, rows(20), ExactMatch(), lm=lm, controls=EvaluationControls(num_threads=threads))
     assert [result.row for result in found.results] == list(range(1, 21))
     assert found.scores == [100.0, 0.0] * 10
     assert found.score.score == 50
@@ -111,7 +111,12 @@ def test_the_lm_and_adapter_reach_every_thread_and_nothing_is_configured_globall
     json_lm = ScriptedLM(lambda request: {"answer": "json" if "JSON object" in request.messages[-1].text else "chat"})
     before = dspy.settings.lm
     found = evaluate(
-        PROGRAM, rows(8), lambda g, p: p.answer == "json", lm=json_lm, adapter=dspy.JSONAdapter(), num_threads=4
+        PROGRAM,
+        rows(8),
+        lambda g, p: p.answer == "json",
+        lm=json_lm,
+        adapter=dspy.JSONAdapter(),
+        controls=EvaluationControls(num_threads=4),
     )
     assert found.score.score == 100
     assert dspy.settings.lm is before
@@ -121,7 +126,7 @@ def test_the_lm_and_adapter_reach_every_thread_and_nothing_is_configured_globall
 def test_events_tell_the_whole_story():
     events = []
     lm = answering(lambda question: True)
-    evaluate(PROGRAM, rows(5), ExactMatch(), lm=lm, on_event=events.append)
+    evaluate(PROGRAM, rows(5), ExactMatch(), lm=lm, controls=EvaluationControls(on_event=events.append))
     assert [event.kind for event in events] == ["stage_started", *["progress"] * 5, "stage_finished"]
     assert [event.done for event in events] == [0, 1, 2, 3, 4, 5, 5]
     assert {event.total for event in events} == {5}
@@ -138,7 +143,7 @@ def test_a_sink_that_raises_ends_the_run():
 
     lm = answering(lambda question: True, seconds=0.02)
     with pytest.raises(LookupError, match="the bar is broken"):
-        evaluate(PROGRAM, rows(50), ExactMatch(), lm=lm, on_event=sink)
+        evaluate(PROGRAM, rows(50), ExactMatch(), lm=lm, controls=EvaluationControls(on_event=sink))
     assert lm.engine.calls < 10
 
 
@@ -158,7 +163,13 @@ def test_the_stop_event_keeps_what_is_finished():
             stop.wait(30)
 
     with pytest.raises(OptimizationInterrupted, match=r"Stopped after [78] of 100 rows") as caught:
-        evaluate(PROGRAM, rows(100), ExactMatch(), lm=answering(eighth_stops), on_event=slow, stop=stop)
+        evaluate(
+            PROGRAM,
+            rows(100),
+            ExactMatch(),
+            lm=answering(eighth_stops),
+            controls=EvaluationControls(on_event=slow, stop=stop),
+        )
     assert [result.row for result in caught.value.partial.results][:7] == [1, 2, 3, 4, 5, 6, 7]
     assert caught.value.partial.score.score == 100
 
@@ -173,7 +184,7 @@ def test_ctrl_c_does_not_wait_for_a_slow_call(stall):
         return True
 
     with pytest.raises(OptimizationInterrupted) as caught:
-        evaluate(PROGRAM, rows(3), ExactMatch(), lm=answering(right), num_threads=2)
+        evaluate(PROGRAM, rows(3), ExactMatch(), lm=answering(right), controls=EvaluationControls(num_threads=2))
     assert answered == [], "neither of the two calls of a minute was waited for"
     assert caught.value.partial is None
 
@@ -182,7 +193,7 @@ def test_no_rows_and_no_threads_are_said():
     with pytest.raises(OptimizationError, match="no rows"):
         evaluate(PROGRAM, (), ExactMatch(), lm=answering(bool))
     with pytest.raises(OptimizationError, match="num_threads is 0"):
-        evaluate(PROGRAM, rows(1), ExactMatch(), lm=answering(bool), num_threads=0)
+        evaluate(PROGRAM, rows(1), ExactMatch(), lm=answering(bool), controls=EvaluationControls(num_threads=0))
 
 
 def test_the_evaluation_is_json():

@@ -21,11 +21,12 @@ from dspy_toolkit.errors import (
     SignatureError,
     UnknownNameError,
 )
-from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult, evaluate
+from dspy_toolkit.evaluation.evaluate import EvaluationControls, evaluate
 from dspy_toolkit.evaluation.repeats import Noise, combined
-from dspy_toolkit.evaluation.several import evaluate_several
+from dspy_toolkit.evaluation.results import Evaluation, MetricResult, RowResult
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import F1, Accuracy, Metric, TokenF1
+from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.stats.intervals import ScoreEstimate, estimate
 from dspy_toolkit.stats.set_intervals import estimate_set
 from dspy_toolkit.store.bundle import write_bundle
@@ -138,7 +139,12 @@ def test_each_metric_has_the_evaluation_it_would_have_alone_from_one_pass(make):
     program = framework.target(SHORT).module
     for metric, (name, got) in zip(metrics, measured.metrics.items(), strict=True):
         alone = evaluate(
-            program, measured.rows.examples, metric, lm=framework.lm(), adapter=framework.adapter(), num_threads=2
+            program,
+            measured.rows.examples,
+            metric,
+            lm=framework.lm(),
+            adapter=framework.adapter(),
+            controls=EvaluationControls(num_threads=2),
         )
         assert name == Metric(metric).name
         assert (got.score, got.row_score, got.observations) == (alone.score, alone.row_score, alone.observations)
@@ -242,7 +248,7 @@ def test_repeats_are_rollouts_and_show_the_noise(make):
     rows = list(map(row, range(40)))
     measured = framework.evaluate(SHORT, rows, ["exact-match", "macro-f1"], repeats=6)
     assert framework.plugin.calls == 240, "the cache answered none of the repeats"
-    scores = np.array([repeat["core/exact-match"].scores for repeat in measured.repeats])
+    scores = np.array([repeat.by("core/exact-match").scores for repeat in measured.repeats])
     noise = measured.noise["core/exact-match"]
     deviation = np.sqrt(scores.var(axis=0, ddof=1).sum()) / 40
     assert noise.deviation == pytest.approx(deviation)
@@ -254,7 +260,7 @@ def test_repeats_are_rollouts_and_show_the_noise(make):
     worst = measured.evaluation.results[scores.mean(axis=0).argmin()]
     assert "expected" in worst.feedback, "of the answers to a row the worst is shown"
     of_sets = measured.metrics["core/macro-f1"]
-    each = [repeat["core/macro-f1"].score.score for repeat in measured.repeats]
+    each = [repeat.metrics["core/macro-f1"].score.score for repeat in measured.repeats]
     assert of_sets.score.score == pytest.approx(np.mean(each))
     assert measured.noise["core/macro-f1"].deviation == pytest.approx(np.std(each, ddof=1))
     assert measured.usage.lm_calls == 240
@@ -296,21 +302,22 @@ def test_repeats_combined_have_the_mean_of_each_row(runs):
 
 def _evaluation(scores):
     results = tuple(
-        RowResult(row=number, inputs={}, prediction=None, score=float(score), feedback="", error=None, seconds=0.1)
+        RowResult(row=number, inputs={}, prediction=None, scores={"mean": Score(score=score / 100)}, seconds=0.1)
         for number, score in enumerate(scores, start=1)
     )
     score = ScoreEstimate(score=float(np.mean(scores)), low=0.0, high=100.0, n=len(scores))
-    return Evaluation(results=results, score=score, errors=(), usage=Usage(lm_calls=len(scores)), seconds=1.0)
+    metrics = {"mean": MetricResult(score=score)}
+    return Evaluation(results=results, metrics=metrics, usage=Usage(lm_calls=len(scores)), seconds=1.0)
 
 
 def test_the_score_of_a_set_over_repeats_is_the_mean_with_an_interval(make):
     framework = make(noisy(3))
     measured = framework.evaluate(SHORT, list(map(row, range(30))), F1("parity"), repeats=3)
     evaluation = measured.evaluation
-    pairs = [Counter(repeat["F1(parity, macro)"].observations) for repeat in measured.repeats]
+    pairs = [Counter(repeat.observations) for repeat in measured.repeats]
     assert evaluation.score.score == pytest.approx(np.mean([100 * F1("parity").over(each) for each in pairs]))
     assert evaluation.score.low < evaluation.score.score < evaluation.score.high
-    once = estimate_set(F1("parity"), measured.repeats[0]["F1(parity, macro)"].observations)
+    once = estimate_set(F1("parity").score_of, measured.repeats[0].observations)
     assert evaluation.score.high - evaluation.score.low < once.high - once.low, "repeats narrow the interval"
 
 
@@ -419,6 +426,6 @@ def test_confusions_are_made_of_classes_not_of_free_text(make):
 def test_several_at_once_without_a_framework():
     rows = [dspy.Example(n=n, parity=row(n)["parity"]).with_inputs("n") for n in range(6)]
     lm = ScriptedLM(lambda request: {"parity": "odd" if asked(request) == 1 else "even"})
-    found = evaluate_several(dspy.Predict(Parity), rows, [Metric(Accuracy()), Metric(F1())], lm=lm)
-    assert {name: each.score.n for name, each in found.items()} == {"Accuracy": 6, "F1(macro)": 6}
+    evaluation = evaluate(dspy.Predict(Parity), rows, [Accuracy(), F1()], lm=lm)
+    assert {name: result.score.n for name, result in evaluation.metrics.items()} == {"Accuracy": 6, "F1(macro)": 6}
     assert lm.engine.calls == 6

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dspy_toolkit.data.splits import to_examples
-from dspy_toolkit.evaluation.evaluate import evaluate
+from dspy_toolkit.evaluation.evaluate import EvaluationControls, evaluate
 from dspy_toolkit.lm.quiet import loud, quiet
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.testing import ScriptedLM
@@ -102,7 +102,7 @@ def test_a_live_progress_bar_goes_on_over_a_program_that_prints(monkeypatch):
             rows,
             ExactMatch(),
             lm=ScriptedLM(lambda request: {"answer": "yes"}),
-            on_event=sink,
+            controls=EvaluationControls(on_event=sink),
         )
         print("said by the caller")
     shown = terminal.getvalue()

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.data.splits import to_examples
 from dspy_toolkit.errors import OptimizationError
-from dspy_toolkit.evaluation.evaluate import evaluate
+from dspy_toolkit.evaluation.evaluate import EvaluationControls, RunStage, evaluate
 from dspy_toolkit.lm.limits import BudgetSpent, Limits
 from dspy_toolkit.lm.meter import Meter
 from dspy_toolkit.lm.metered import metered, other_lms
 from dspy_toolkit.lm.usage import Call
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.runs.recorder import Recorder
 from dspy_toolkit.testing import ScriptedLM
 
 PROGRAM = dspy.Predict("question -> answer")
@@ -159,7 +160,8 @@ def test_tokens_money_and_time_end_it_too(monkeypatch):
 def test_an_evaluation_is_in_the_journal_with_its_calls(tmp_path):
     rows = to_examples([{"question": name, "answer": "a"} for name in ("one", "broken", "two")], PROGRAM)
     with Journal(tmp_path) as journal:
-        found = evaluate(PROGRAM, rows, ExactMatch(), lm=ScriptedLM(script, num_retries=0), journal=journal)
+        controls = EvaluationControls(stage=RunStage.recorded(Recorder(journal)))
+        found = evaluate(PROGRAM, rows, ExactMatch(), lm=ScriptedLM(script, num_retries=0), controls=controls)
         entries = list(journal.entries())
     kinds = {kind: [entry.data for entry in entries if entry.kind == kind] for kind in ("row", "call")}
     texts = {entry.key: entry.data["text"] for entry in entries if entry.kind == "text"}

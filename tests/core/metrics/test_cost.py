@@ -6,10 +6,11 @@ import dspy
 import pytest
 
 from dspy_toolkit.errors import MetricError, OptimizationError
-from dspy_toolkit.evaluation.evaluate import evaluate
+from dspy_toolkit.evaluation.evaluate import EvaluationControls, evaluate
+from dspy_toolkit.evaluation.objectives import fewer_tokens, less_time
 from dspy_toolkit.lm.meter import Meter
 from dspy_toolkit.metrics import Latency, Metric, TokenCost, cost_of
-from dspy_toolkit.stats.pareto import fewer_tokens, less_time, pareto_front
+from dspy_toolkit.stats.pareto import pareto_front
 from dspy_toolkit.testing import ScriptedLM
 
 
@@ -34,7 +35,7 @@ ROWS = [dspy.Example(question="q" * n, answer="q" * n).with_inputs("question") f
 @pytest.mark.parametrize("threads", [1, 4])
 def test_each_prediction_knows_its_own_tokens(threads):
     lm = ScriptedLM(reply)
-    found = evaluate(TwoSteps(), ROWS, TokenCost(1e6), lm=lm, num_threads=threads)
+    found = evaluate(TwoSteps(), ROWS, TokenCost(1e6), lm=lm, controls=EvaluationControls(num_threads=threads))
     costs = [cost_of(result.prediction) for result in found.results]
     assert [cost.lm_calls for cost in costs] == [2] * len(ROWS)
     assert sum(cost.input_tokens for cost in costs) == found.usage.input_tokens

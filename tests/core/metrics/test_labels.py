@@ -14,11 +14,13 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from dspy_toolkit.data.splits import Splits
 from dspy_toolkit.errors import DataError, MetricError
+from dspy_toolkit.evaluation.comparison import compare_evaluations
 from dspy_toolkit.evaluation.evaluate import evaluate
+from dspy_toolkit.evaluation.results import measure, observations
 from dspy_toolkit.metrics import F1, ExactMatch, Metric, Precision, Recall, SetMetric, by_label
 from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.stats.intervals import compare, estimate
-from dspy_toolkit.stats.set_intervals import compare_evaluations, compare_sets, estimate_set, measure, observations
+from dspy_toolkit.stats.set_intervals import compare_sets, estimate_set
 from dspy_toolkit.testing import ScriptedLM
 
 ORACLES = {Precision: precision_score, Recall: recall_score, F1: f1_score}
@@ -123,13 +125,13 @@ class MeanOfRows(SetMetric):
 def test_a_mean_has_the_interval_of_the_mean(seed, n):
     chance = random.Random(seed)
     right = [chance.random() < 0.6 for _ in range(n)]
-    ours = estimate_set(MeanOfRows(), right, seed=3)
+    ours = estimate_set(MeanOfRows().score_of, right, seed=3)
     rows = estimate([100.0 * each for each in right], seed=3)
     assert (ours.score, ours.n) == (pytest.approx(rows.score), rows.n)
     assert (ours.low, ours.high) == pytest.approx((rows.low, rows.high), abs=101 / n)  # one row: the draws differ
     other = [chance.random() < 0.5 for _ in right]
     first, second = [100.0 * each for each in right], [100.0 * each for each in other]
-    assert vars(compare_sets(MeanOfRows(), right, other, first, second, seed=3)) == pytest.approx(
+    assert vars(compare_sets(MeanOfRows().score_of, (right, other), (first, second), seed=3)) == pytest.approx(
         vars(compare(first, second, seed=3)), abs=1e-6
     )
 
@@ -138,7 +140,7 @@ def test_the_interval_of_macro_f1_is_scipys():
     chance = random.Random(5)
     gold = chance.choices("aaab", k=70)
     got = [each if chance.random() < 0.7 else chance.choice("ab") for each in gold]
-    ours = estimate_set(F1("label"), list(zip(gold, got, strict=True)), seed=1)
+    ours = estimate_set(F1("label").score_of, list(zip(gold, got, strict=True)), seed=1)
     oracle = bootstrap(
         (numpy.arange(70),),
         lambda index: f1_score([gold[i] for i in index], [got[i] for i in index], average="macro", zero_division=0),
@@ -153,7 +155,7 @@ def test_the_interval_of_macro_f1_is_scipys():
 
 
 def test_all_right_is_not_certainty():
-    found = estimate_set(F1(), [("a", "a"), ("b", "b")] * 10)
+    found = estimate_set(F1().score_of, [("a", "a"), ("b", "b")] * 10)
     assert found.score == found.high == 100
     assert found.low < 90
 
@@ -226,7 +228,7 @@ def test_a_set_metric_that_fails_is_named():
             return float("nan")
 
     with pytest.raises(MetricError, match="'broken' returned nan for a set"):
-        estimate_set(Broken(), [True, False])
+        estimate_set(Broken().score_of, [True, False])
 
     class Blind(MeanOfRows):
         __name__ = "blind"

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from dspy_toolkit import DSPyConfig, DSPyFramework, PluginManager, hookimpl
 from dspy_toolkit.evaluation.comparison import ProgramComparison
+from dspy_toolkit.evaluation.evaluate import evaluate
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.rows import EvaluationRows
-from dspy_toolkit.evaluation.several import evaluate_several
 from dspy_toolkit.metrics import Metric, Score
 from dspy_toolkit.programs.target import target_of
 from dspy_toolkit.report import comparison_html, evaluation_html
@@ -72,7 +72,7 @@ def measured(says, *, label="odd", field="parity", feedback="fine"):
         return Score(score=float(gold[field] == pred[field]), feedback=feedback)
 
     lm = ScriptedLM(lambda request: says, model=f"scripted/{label}")
-    found = evaluate_several(program, rows, [Metric(metric, name=f"metric {label}")], lm=lm)
+    found = evaluate(program, rows, [Metric(metric, name=f"metric {label}")], lm=lm)
     return ProgramEvaluation.of(
         target_of(program), model=lm.model, rows=EvaluationRows(examples=rows, shown=label, available=6), seed=0,
         repeats=[found],
@@ -159,7 +159,7 @@ def _unparsed():
         return "<b>no idea" if "n ## ]]\n1" in request.messages[-1].text else {"parity": "odd"}
 
     lm = ScriptedLM(answer)
-    found = evaluate_several(program, rows, [Metric(lambda gold, pred: 1.0, name="one")], lm=lm)
+    found = evaluate(program, rows, [Metric(lambda gold, pred: 1.0, name="one")], lm=lm)
     return ProgramEvaluation.of(
         target_of(program), model=lm.model, rows=EvaluationRows(examples=rows, shown="list", available=3), seed=0,
         repeats=[found],

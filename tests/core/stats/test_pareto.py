@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.evaluation.evaluate import evaluate
+from dspy_toolkit.evaluation.objectives import by_parts, mean_score
 from dspy_toolkit.metrics import ExactMatch, SchemaValidity, weighted
-from dspy_toolkit.stats.pareto import by_parts, mean_score, pareto_front
+from dspy_toolkit.stats.pareto import pareto_front
 from dspy_toolkit.testing import ScriptedLM
 
 OBJECTIVES = {"x": lambda point: point[0], "y": lambda point: point[1]}

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dspy_toolkit.evaluation.confusion import Confusion
-    from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult
     from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
+    from dspy_toolkit.evaluation.results import Evaluation, RowResult
     from dspy_toolkit.lm.usage import Usage
 
 __all__ = [

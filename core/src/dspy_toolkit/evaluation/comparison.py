@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dspy_toolkit.errors import OptimizationError
-from dspy_toolkit.evaluation.evaluate import RowResult
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.repeats import noise_floor
+from dspy_toolkit.evaluation.results import Evaluation, RowResult
 from dspy_toolkit.programs.target import Target
-from dspy_toolkit.stats.intervals import Comparison
-from dspy_toolkit.stats.set_intervals import compare_evaluations
+from dspy_toolkit.stats.intervals import Comparison, compare
+from dspy_toolkit.stats.set_intervals import compare_sets
 
-__all__ = ["Change", "ProgramComparison"]
+__all__ = ["Change", "ProgramComparison", "compare_evaluations"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class ProgramComparison:
         cls, first: ProgramEvaluation, second: ProgramEvaluation, targets: tuple[Target, Target], *, partial: str = ""
     ) -> "ProgramComparison":
         """On the rows and repeats that both finished. Raises OptimizationError if there are none."""
-        done = [{result.row for result in each.evaluation.results} for each in (first, second)]
-        both = sorted(done[0] & done[1])
+        finished = [{result.row for result in side.evaluation.results} for side in (first, second)]
+        both = finished[0] & finished[1]
         if not both:
             raise OptimizationError("No row was finished by both programs, so there is nothing to compare.")
         repeats = min(len(first.repeats), len(second.repeats))
-        if done[0] != done[1] or len(first.repeats) != len(second.repeats):
+        if finished[0] != finished[1] or len(first.repeats) != len(second.repeats):
             first = first.part(both, repeats, targets[0])
             second = second.part(both, repeats, targets[1])
         floors = {name: noise_floor(first.noise.get(name), second.noise.get(name)) for name in first.metrics}
@@ -59,8 +59,8 @@ class ProgramComparison:
             first=first,
             second=second,
             comparisons={
-                name: compare_evaluations(each, second.metrics[name], seed=first.seed)
-                for name, each in first.metrics.items()
+                name: compare_evaluations(evaluation, second.metrics[name], seed=first.seed)
+                for name, evaluation in first.metrics.items()
             },
             noise_floors={name: floor for name, floor in floors.items() if floor is not None},
             partial=partial,
@@ -104,8 +104,8 @@ class ProgramComparison:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """One dictionary for each row of each repeat of each program, `program` saying which."""
-        for side, each in (("a", self.first), ("b", self.second)):
-            for record in each.records():
+        for side, evaluation in (("a", self.first), ("b", self.second)):
+            for record in evaluation.records():
                 yield {"program": side, **record}
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,8 +114,8 @@ class ProgramComparison:
             "a": self.first.to_dict(),
             "b": self.second.to_dict(),
             "comparisons": {
-                name: {**asdict(each), "clears": each.clears, "noise_floor": self.noise_floors.get(name)}
-                for name, each in self.comparisons.items()
+                name: {**asdict(comparison), "clears": comparison.clears, "noise_floor": self.noise_floors.get(name)}
+                for name, comparison in self.comparisons.items()
             },
             "clears": self.clears,
             "changed_rows": len(self.changes),
@@ -124,6 +124,17 @@ class ProgramComparison:
         }
 
 
+def compare_evaluations(first: Evaluation, second: Evaluation, *, seed: int = 0) -> Comparison:
+    """Second minus first on the same rows, by the metric that decides: the score of the set where it is a SetMetric,
+    else the mean of the rows.
+    """
+    metric = second.set_metric
+    if metric is None or first.observations is None or second.observations is None:
+        return compare(first.scores, second.scores, seed=seed)
+    observed = (first.observations, second.observations)
+    return compare_sets(metric.score_of, observed, (first.scores, second.scores), seed=seed)
+
+
 def _answered(result: RowResult) -> Any:
-    plain = result.to_dict()
-    return plain["prediction"], plain["error"]
+    fields = result.to_dict()
+    return fields["prediction"], fields["error"]

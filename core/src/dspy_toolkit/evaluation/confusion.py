@@ -1,13 +1,24 @@
 """Which labels a program mistakes for which: the table of labels and answers of one field, and each label's F1."""
 
+import enum
+import types
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import dspy
+
+from dspy_toolkit.evaluation.results import Evaluation
 from dspy_toolkit.metrics.labels import LabelCounts, by_label, label_key, label_text
 
-__all__ = ["NO_ANSWER", "OTHER", "Confusion"]
+__all__ = ["NO_ANSWER", "OTHER", "Confusion", "confusions"]
+
+_FEW = 12
+"""Different labels up to which a table of labels and answers can be read."""
+
+_DISTINCT_SHARE = 0.5
+"""Where more of the rows than this have a label of their own, it is free text, not a class."""
 
 OTHER = "(other)"
 NO_ANSWER = "(none)"
@@ -96,6 +107,49 @@ class Confusion:
                 for name, each in self.by_label.items()
             },
         }
+
+
+def confusions(
+    fields: Mapping[str, Any], rows: Sequence[dspy.Example], repeats: Sequence[Evaluation]
+) -> Iterator[Confusion]:
+    """A table for each field with few different labels. `fields` are those that rows have labels for, with their types'
+    annotations.
+    """
+    for field, annotation in fields.items():
+        results = [result for repeat in repeats for result in repeat.results if field in rows[result.row - 1]]
+        golds = [rows[result.row - 1][field] for result in results]
+        options = _options(annotation)
+        distinct = {label_key(gold) for gold in golds}
+        if not options and (
+            len(distinct) > min(_FEW, _DISTINCT_SHARE * len(golds) / len(repeats))
+            or not all(isinstance(gold, str | int | float | bool) for gold in golds)
+        ):
+            continue
+        yield Confusion.of(
+            field,
+            [
+                (gold, None if result.prediction is None else result.prediction.get(field))
+                for gold, result in zip(golds, results, strict=True)
+            ],
+            options=options,
+        )
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The values a type allows, where they are few and told."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _options(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        members = [_options(each) for each in get_args(annotation) if each is not type(None)]
+        return [value for each in members for value in each] if all(members) else []
+    if origin is Literal:
+        return list(get_args(annotation))
+    if annotation is bool:
+        return [True, False]
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return list(annotation)
+    return []
 
 
 def _names(keys: Sequence[Hashable]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult, group_errors
+from dspy_toolkit.evaluation.results import Evaluation, MetricResult, RowResult, group_errors
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.metrics.set_metric import SetMetric
@@ -41,21 +41,21 @@ class Noise:
 
     @classmethod
     def of(cls, repeats: Sequence[Evaluation]) -> "Noise | None":
-        """From repeats on the same rows; None for fewer than two."""
+        """From repeats on the same rows, by the metric that decides; None for fewer than two."""
         if len(repeats) < 2:
             return None
         if repeats[0].set_metric is None:
-            rows = zip(*(each.scores for each in repeats), strict=True)
+            rows = zip(*(repeat.scores for repeat in repeats), strict=True)
             spread = sum(variance(scores) for scores in rows) / len(repeats[0].results) ** 2
         else:
-            spread = variance([each.score.score for each in repeats])
+            spread = variance([repeat.score.score for repeat in repeats])
         return cls(
-            scores=tuple(each.score.score for each in repeats),
+            scores=tuple(repeat.score.score for repeat in repeats),
             deviation=sqrt(spread),
             floor=_TWO_SIDED * sqrt(2 * spread),
             deterministic=all(
                 len({_answer(result) for result in row}) == 1
-                for row in zip(*(each.results for each in repeats), strict=True)
+                for row in zip(*(repeat.results for repeat in repeats), strict=True)
             ),
         )
 
@@ -69,7 +69,7 @@ def noise_floor(first: Noise | None, second: Noise | None) -> float | None:
     """
     if first is None or second is None:
         return None
-    return _TWO_SIDED * sqrt(sum(each.deviation**2 / len(each.scores) for each in (first, second)))
+    return _TWO_SIDED * sqrt(sum(noise.deviation**2 / len(noise.scores) for noise in (first, second)))
 
 
 def rollout(lm: Any, repeat: int) -> Any:
@@ -86,27 +86,54 @@ def combined(repeats: Sequence[Evaluation], *, seed: int) -> Evaluation:
     """Repeats on the same rows as one Evaluation: the mean score of each row, and of its answers the worst."""
     if len(repeats) == 1:
         return repeats[0]
-    results = tuple(_worst(row) for row in zip(*(each.results for each in repeats), strict=True))
-    mean = estimate([result.score for result in results], seed=seed)
-    whole = Evaluation(
+    results = tuple(_combined_row(row) for row in zip(*(repeat.results for repeat in repeats), strict=True))
+    return Evaluation(
         results=results,
-        score=mean,
-        errors=group_errors([(result.row, result.raised) for each in repeats for result in each.results]),
+        metrics={
+            name: _combined_metric([repeat.by(name) for repeat in repeats], [row.by(name) for row in results], seed)
+            for name in repeats[0].metrics
+        },
         usage=total_usage(repeats),
-        seconds=sum(each.seconds for each in repeats),
+        seconds=sum(repeat.seconds for repeat in repeats),
     )
-    first = repeats[0].set_metric
-    if first is None:
-        return whole
-    metric = _MeanOverRepeats(first)
-    observed = tuple(zip(*(each.observations or () for each in repeats), strict=True))
-    score = estimate_set(metric, observed, seed=seed)
-    return replace(whole, score=score, row_score=mean, set_metric=metric, observations=observed)
 
 
 def total_usage(evaluations: Sequence[Evaluation]) -> Usage:
-    names = Usage.__dataclass_fields__
-    return Usage(**{name: sum(getattr(each.usage, name) for each in evaluations) for name in names})
+    return sum((evaluation.usage for evaluation in evaluations), Usage())
+
+
+def _combined_metric(repeats: Sequence[Evaluation], rows: Sequence[RowResult], seed: int) -> MetricResult:
+    mean = estimate([row.score for row in rows], seed=seed)
+    failures = [(row.row, row.failure and row.failure.raised) for repeat in repeats for row in repeat.results]
+    result = MetricResult(score=mean, errors=group_errors(failures))
+    if repeats[0].set_metric is None:
+        return result
+    metric = _MeanOverRepeats(repeats[0].set_metric)
+    observed = tuple(zip(*(repeat.observations or () for repeat in repeats), strict=True))
+    score = estimate_set(metric.score_of, observed, seed=seed)
+    return replace(result, score=score, row_score=mean, set_metric=metric, observations=observed)
+
+
+def _combined_row(repeats: Sequence[RowResult]) -> RowResult:
+    worst = {name: min(repeats, key=lambda row, name=name: row.scores[name].score) for name in repeats[0].scores}
+    return replace(
+        worst[repeats[0].metric],
+        scores={
+            name: _combined_score(row.scores[name], [each.scores[name] for each in repeats])
+            for name, row in worst.items()
+        },
+        failures={name: row.failures[name] for name, row in worst.items() if name in row.failures},
+        seconds=fmean(row.seconds for row in repeats),
+    )
+
+
+def _combined_score(worst: Score, scores: Sequence[Score]) -> Score:
+    parts = dict.fromkeys(name for score in scores for name in score.parts)
+    return replace(
+        worst,
+        score=fmean(score.score for score in scores),
+        parts={name: fmean(score.parts.get(name, 0.0) for score in scores) for name in parts},
+    )
 
 
 class _MeanOverRepeats(SetMetric):
@@ -131,16 +158,6 @@ class _MeanOverRepeats(SetMetric):
                 own[observed[number]] += count
             scores.append(self._metric.over(own))
         return fmean(scores)
-
-
-def _worst(row: Sequence[RowResult]) -> RowResult:
-    names = dict.fromkeys(name for each in row for name in each.parts)
-    return replace(
-        min(row, key=lambda result: result.score),
-        score=fmean(result.score for result in row),
-        seconds=fmean(result.seconds for result in row),
-        parts={name: fmean(each.parts.get(name, 0.0) for each in row) for name in names},
-    )
 
 
 def _answer(result: RowResult) -> str:

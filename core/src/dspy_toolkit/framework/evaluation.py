@@ -1,7 +1,7 @@
 """Measuring a target on rows, as often as asked, keeping what was finished when it is stopped."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,11 @@ import dspy
 
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.evaluation.comparison import ProgramComparison
-from dspy_toolkit.evaluation.evaluate import Evaluation
+from dspy_toolkit.evaluation.evaluate import EvaluationControls, RunStage, evaluate
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.repeats import rollout
+from dspy_toolkit.evaluation.results import Evaluation
 from dspy_toolkit.evaluation.rows import EvaluationRows
-from dspy_toolkit.evaluation.several import evaluate_several
 from dspy_toolkit.framework.evaluation_record import Measurement, Open, recording
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.metrics.metric import Metric
@@ -40,7 +40,7 @@ class Measuring:
     def evaluate(self, target: Target, rows: EvaluationRows, lm: Any) -> ProgramEvaluation:
         """Recorded, where there is an `open_journal`.
 
-        Raises as `evaluate_several` does, with a ProgramEvaluation of what was finished as `partial`, or None.
+        Raises as `evaluate` does, with a ProgramEvaluation of what was finished as `partial`, or None.
         """
         if self.repeats < 1:
             raise OptimizationError(f"The number of repeats is {self.repeats}; expected at least 1.")
@@ -51,7 +51,9 @@ class Measuring:
         return found
 
     def _evaluated(self, target: Target, rows: EvaluationRows, lm: Any, record: Measurement) -> ProgramEvaluation:
-        done: list[Mapping[str, Evaluation]] = []
+        repeats: list[Evaluation] = []
+        stage = RunStage.recorded(record.record, record.tell, self.stop)
+        controls = EvaluationControls(num_threads=self.num_threads, max_errors=self.max_errors, stage=stage)
 
         def found(partial: str = "") -> ProgramEvaluation:
             return ProgramEvaluation.of(
@@ -59,20 +61,23 @@ class Measuring:
                 model=LMInfo.of(lm).model,
                 rows=rows,
                 seed=self.seed,
-                repeats=done,
+                repeats=repeats,
                 partial=partial,
             )
 
-        while len(done) < self.repeats:
+        while len(repeats) < self.repeats:
             try:
-                done.append(self._once(target, rows, rollout(lm, len(done)), record))
+                evaluation = evaluate(
+                    target.module, rows.examples, self.metrics,
+                    lm=rollout(lm, len(repeats)), adapter=self.adapter, seed=self.seed, controls=controls,
+                )  # fmt: skip
+                repeats.append(evaluation)
             except OptimizationError as error:
-                what = f"{len(done)} of {self.repeats} repeats"
-                if not done and isinstance(error.partial, Mapping):
-                    done.append(error.partial)
-                    count = len(next(iter(error.partial.values())).results)
-                    what = f"{count} of {len(rows.examples)} rows"
-                error.partial = found(what) if done else None
+                what = f"{len(repeats)} of {self.repeats} repeats"
+                if not repeats and isinstance(error.partial, Evaluation):
+                    repeats.append(error.partial)
+                    what = f"{len(error.partial.results)} of {len(rows.examples)} rows"
+                error.partial = found(what) if repeats else None
                 raise
         return found()
 
@@ -97,21 +102,6 @@ class Measuring:
                 )
             raise
         return ProgramComparison.of(first, second, targets)
-
-    def _once(self, target: Target, rows: EvaluationRows, lm: Any, record: Measurement) -> dict[str, Evaluation]:
-        return evaluate_several(
-            target.module,
-            rows.examples,
-            self.metrics,
-            lm=lm,
-            adapter=self.adapter,
-            num_threads=self.num_threads,
-            seed=self.seed,
-            max_errors=self.max_errors,
-            on_event=record.tell,
-            stop=self.stop,
-            journal=record.journal,
-        )
 
     def _announced(self, side: str, target: Target, rows: EvaluationRows, lm: Any) -> ProgramEvaluation:
         if self.on_event is not None:

@@ -33,7 +33,7 @@ class Measurement:
 
     def __init__(self, journal: Journal | None, then: EventSink | None):
         self.journal = journal
-        self._record = Recorder(journal)
+        self.record = Recorder(journal)
         self._then = then
 
     def begin(self, measuring: "Measuring", target: Target, rows: EvaluationRows, lm: Any) -> None:
@@ -54,17 +54,17 @@ class Measurement:
             "rows": {"evaluate": len(rows.examples)},
             "fingerprint": fingerprint(target.plain()),
         }
-        self._record.begin(RunStarted(identity=identity), about({}))
+        self.record.begin(RunStarted(identity=identity), about({}))
 
     def tell(self, event: Event) -> None:
         """What people are told, which is recorded too."""
-        self._record.event(event)
+        self.record.event(event)
         if self._then is not None:
             self._then(event)
 
     def end(self, status: str, found: ProgramEvaluation | None) -> None:
         """The result, or what there is of it."""
-        self._record.end(EndRecord(status=status, result={} if found is None else _result(found)))
+        self.record.end(EndRecord(status=status, result={} if found is None else _result(found)))
 
 
 @contextmanager

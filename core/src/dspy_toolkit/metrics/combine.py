@@ -10,12 +10,10 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.errors import MetricError
-from dspy_toolkit.metrics.metric import Metric
+from dspy_toolkit.metrics.metric import AnyMetric, Metric
 from dspy_toolkit.metrics.score import Score
 
 __all__ = ["lexicographic", "product", "threshold", "weighted"]
-
-AnyMetric = Metric | Callable[..., Any]
 
 _EXACT = 2**53  # the integers below are exact as floats
 

@@ -15,7 +15,7 @@ from dspy_toolkit.errors import MetricError
 from dspy_toolkit.metrics.score import Score
 from dspy_toolkit.metrics.set_metric import SetMetric
 
-__all__ = ["Metric", "Score"]
+__all__ = ["AnyMetric", "Metric", "Score"]
 
 _ROUNDING = 1e-9  # how far outside 0..1 a sum of floats may end up
 _PLAIN = (int, float)  # what most metrics return; looked for first, since the other checks are slow
@@ -123,6 +123,10 @@ class Metric:
         # GEPA can keep a Pareto front over the parts; it looks for them under this name.
         parts = {"objective_scores": dict(score.parts)} if score.parts else {}
         return dspy.Prediction(score=score.score, feedback=score.feedback, **parts)
+
+
+AnyMetric = Metric | Callable[..., Any]
+"""A metric, however it was written."""
 
 
 def _name_of(metric: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import dspy
 
+from dspy_toolkit.errors import MetricError
 from dspy_toolkit.metrics.score import Score
 
 __all__ = ["SetMetric"]
@@ -36,6 +37,13 @@ class SetMetric(ABC):
     @abstractmethod
     def over(self, counts: Mapping[Any, int]) -> float:
         """The score, from 0 to 1, of a set in which each observation occurs so often. There is at least one."""
+
+    def score_of(self, counts: Mapping[Any, int]) -> float:
+        """`over`, checked to be a score from 0 to 1. Raises MetricError."""
+        score = self.over(counts)
+        if not isinstance(score, int | float) or not -1e-9 <= score <= 1 + 1e-9:  # NaN compares false
+            raise MetricError(f"The metric {self.__name__!r} returned {score!r} for a set; expected 0 to 1.")
+        return min(max(float(score), 0.0), 1.0)
 
     def check(self, rows: Iterable[dspy.Example]) -> None:  # noqa: B027  # most need no check
         """Raise DataError or MetricError if these rows cannot be scored, whatever is predicted."""

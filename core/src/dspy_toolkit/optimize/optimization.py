@@ -11,8 +11,10 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted, ToolkitError
-from dspy_toolkit.evaluation.evaluate import Evaluation, RowResult, evaluate_metered, group_errors
+from dspy_toolkit.evaluation.comparison import compare_evaluations
+from dspy_toolkit.evaluation.evaluate import EvaluationControls, RunStage, evaluate
 from dspy_toolkit.evaluation.failures import Failures
+from dspy_toolkit.evaluation.results import Evaluation, RowResult, group_errors
 from dspy_toolkit.lm.limits import BudgetSpent
 from dspy_toolkit.lm.meter import DeadLM, Ended, Meter, StopRequested, interrupting
 from dspy_toolkit.lm.quiet import quiet
@@ -31,7 +33,6 @@ from dspy_toolkit.runs.recorded_metric import RecordedMetric, Scores
 from dspy_toolkit.runs.recorder import Recorder
 from dspy_toolkit.runs.records import EndRecord, PlanRecord, RunStarted
 from dspy_toolkit.stats.intervals import Comparison
-from dspy_toolkit.stats.set_intervals import compare_evaluations
 
 __all__ = ["Optimization", "optimize"]
 
@@ -201,19 +202,15 @@ class Optimization:
 
     def evaluate(self, program: dspy.Module, stage: Stage) -> Evaluation:
         self.recorder.stage = stage
-        return evaluate_metered(
+        shared = RunStage(name=stage, meter=self.meter, emitter=self.emitter, on_row=self._on_row)
+        return evaluate(
             program,
             self.spec.data.test,
             RecordedMetric(self.metric, scores=self.scores),
             lm=self.spec.lm,
             adapter=self.spec.adapter,
-            num_threads=self.controls.num_threads,
             seed=self.spec.seed,
-            stage=stage,
-            meter=self.meter,
-            emitter=self.emitter,
-            stop=self.controls.stop,
-            on_row=self._on_row,
+            controls=EvaluationControls(num_threads=self.controls.num_threads, stage=shared),
         )
 
     def job(self) -> OptimizerJob:

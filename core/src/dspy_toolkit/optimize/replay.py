@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import cast
 
-import dspy
-
-from dspy_toolkit.evaluation.evaluate import ErrorGroup, Evaluation, RowResult
+from dspy_toolkit.evaluation.results import ErrorGroup, Evaluation, MetricResult, RowResult
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimize.result import OptimizationResult, ResultStatus
 from dspy_toolkit.runs.records import EstimateRecord, ResultRecord, RowRecord, read_records
@@ -23,7 +21,7 @@ def recall(run: Run) -> OptimizationResult | None:
     rows: dict[str, dict[int, RowResult]] = {"baseline": {}, "optimized": {}}
     for entry in read_records(run.folder, RowRecord):  # a resumed run has some twice; the last counts
         if (stage := entry.record.stage) in rows:
-            rows[stage][entry.record.row] = _row(entry.record)
+            rows[stage][entry.record.row] = RowResult.of_record(entry.record, result.metric)
     return OptimizationResult(
         program=None,
         task=result.task,
@@ -56,8 +54,7 @@ def _evaluation(
     results = tuple(rows[number] for number in sorted(rows))
     return Evaluation(
         results=results,
-        score=ScoreEstimate(**vars(score)),
-        errors=_errors(result, stage),
+        metrics={result.metric: MetricResult(score=ScoreEstimate(**vars(score)), errors=_errors(result, stage))},
         usage=Usage(),
         seconds=sum(row.seconds for row in results),
     )
@@ -66,16 +63,3 @@ def _evaluation(
 def _errors(result: ResultRecord, stage: str) -> tuple[ErrorGroup, ...]:
     groups = [dict(vars(group)) for group in result.errors if group.stage == stage]
     return tuple(ErrorGroup(**{name: value for name, value in group.items() if name != "stage"}) for group in groups)
-
-
-def _row(row: RowRecord) -> RowResult:
-    return RowResult(
-        row=row.row,
-        inputs=row.inputs,
-        prediction=None if row.error is not None else dspy.Prediction(**row.prediction),
-        score=row.score,
-        feedback=row.feedback,
-        error=row.error,
-        seconds=row.seconds,
-        parts=row.parts,
-    )

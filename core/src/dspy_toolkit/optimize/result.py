@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import dspy
 
-from dspy_toolkit.evaluation.evaluate import ErrorGroup, Evaluation
+from dspy_toolkit.evaluation.results import ErrorGroup, Evaluation
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.stats.intervals import Comparison, ScoreEstimate
 from dspy_toolkit.values import plain

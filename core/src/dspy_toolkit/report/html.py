@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from pydantic_core import to_jsonable_python
 
-from dspy_toolkit.evaluation.program_evaluation import completion_of
 from dspy_toolkit.report.plots import check_plots, comparison_plots, evaluation_plots, plotly_js
 from dspy_toolkit.version import __version__
 
 if TYPE_CHECKING:
     from dspy_toolkit.evaluation.comparison import ProgramComparison
-    from dspy_toolkit.evaluation.evaluate import RowResult
     from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
+    from dspy_toolkit.evaluation.results import RowResult
 
 __all__ = ["comparison_html", "evaluation_html"]
 
@@ -140,7 +139,7 @@ def _row(result: "RowResult") -> dict[str, Any]:
         "fields": _shown(plain["prediction"]),
         "feedback": result.feedback,
         "error": result.error,
-        "completion": completion_of(result),
+        "completion": None if result.failure is None else result.failure.completion,
         "seconds": f"{result.seconds:.2f}",
     }
 

@@ -152,7 +152,9 @@ class CandidateRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class RowRecord(Record):
-    """An evaluated row; see `RowResult`. A resumed run may have one twice: the last counts."""
+    """An evaluated row; see `RowResult`. A resumed run may have one twice: the last counts. `scores` (0-100) is by
+    metric, empty where there is one.
+    """
 
     KIND: ClassVar[str] = "row"
 
@@ -165,9 +167,10 @@ class RowRecord(Record):
     error: str | None = None
     seconds: float = 0.0
     parts: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     def to_wire(self) -> Mapping[str, Any]:
-        return vars(self) if self.parts else {name: value for name, value in vars(self).items() if name != "parts"}
+        return {name: value for name, value in vars(self).items() if value or name not in ("parts", "scores")}
 
 
 @dataclass(frozen=True, kw_only=True)
