@@ -117,6 +117,11 @@ def lacks_a_package(value: int, context: TrialContext) -> int:
     return value
 
 
+@trial_kind("examples", install="pip install 'examples[all]'")
+def imports_what_is_broken(value: int, context: TrialContext) -> int:
+    raise ImportError("libexample.so: cannot open shared object file")
+
+
 class BigNumber:
     """As numpy's numbers are."""
 

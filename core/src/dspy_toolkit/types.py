@@ -143,14 +143,17 @@ class MetricEntry(Entry):
     `metric`: reference to a callable
         `(gold: dspy.Example, pred: dspy.Prediction, trace=None, pred_name=None, pred_trace=None)`
         that returns a `dspy.Prediction(score=..., feedback=...)`: the score is a float from 0 to 1, the feedback a
-        sentence that says why (GEPA reads it, and so do people). It is called from several threads at once.
+        sentence that says why (GEPA reads it, and so do people). It is called from several threads at once. With a
+        method `check(rows)` it can refuse, before any LM call, rows and machines that it cannot score on.
+    `doctor`: reference to `() -> Iterable[Check]`: whether what the metric needs works on this machine. May be None.
     """
 
     metric: Reference
+    doctor: Reference | None = None
 
     @classmethod
     def references(cls) -> tuple[str, ...]:
-        return ("metric",)
+        return ("metric", "doctor")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -261,3 +261,17 @@ def test_a_plugin_that_is_not_there_or_blocked_or_broken(plugin_distribution, mo
 
 def test_what_ships_in_the_box_conforms():
     check_plugin("core")
+
+
+def test_the_scripted_lm_needs_no_pytest():
+    source = """
+import sys
+sys.modules["pytest"] = None  # what an import sees where it is not installed
+import dspy
+from dspy_toolkit.testing import ScriptedLM, check_plugin
+lm = ScriptedLM([{"answer": "Paris"}])
+with dspy.context(lm=lm):
+    print(dspy.Predict("question -> answer")(question="Capital?").answer)
+"""
+    process = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert process.stdout.strip() == "Paris", process.stderr

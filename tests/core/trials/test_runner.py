@@ -276,6 +276,10 @@ def test_a_preparation_runs_once_and_its_time_does_not_count(cache, gate, tmp_pa
 def test_a_missing_package_says_what_to_install(warm_runner):
     with pytest.raises(TrialError, match=r"no-such-package is not installed\. Do: pip install 'examples\[all\]'"):
         warm_runner.run(examples.lacks_a_package, 1)
+    with pytest.raises(
+        TrialError, match=r"cannot run: ImportError: libexample\.so.*\. Do: pip install 'examples\[all\]'"
+    ):
+        warm_runner.run(examples.imports_what_is_broken, 1)
 
 
 def test_closing_ends_a_running_trial(runner, gate, tmp_path):

@@ -163,7 +163,7 @@ def _empty_prediction(metric: Metric, splits: Splits) -> Iterator[str]:
 def _metric(found: Found[MetricEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
     metric = Metric(targets["metric"], name=found.entry.name)
     inspect.signature(metric).bind(None, None, None, None, None)
-    yield from ()
+    yield from _doctor(targets["doctor"])
 
 
 def _optimizer(found: Found[OptimizerEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
@@ -179,7 +179,11 @@ def _provider(found: Found[ProviderEntry], targets: Mapping[str, Any], plugins: 
     for model in targets["models"]() if targets["models"] else ():
         if not model.startswith(f"{found.entry.name}/"):
             yield f"models() gave {model!r}; a model string starts with {found.entry.name!r} and a slash."
-    for check in targets["doctor"]() if targets["doctor"] else ():
+    yield from _doctor(targets["doctor"])
+
+
+def _doctor(doctor: Callable[[], Any] | None) -> Iterator[str]:
+    for check in doctor() if doctor else ():
         if not isinstance(check, Check):
             yield f"doctor() gave {check!r}; expected dspy_toolkit.types.Check."
         elif not check.ok and not check.remedy:

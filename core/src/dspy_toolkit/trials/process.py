@@ -15,7 +15,7 @@ from typing import Any
 from dspy_toolkit.errors import TrialError, TrialTimeoutError
 from dspy_toolkit.trials.kind import TrialProgress
 
-__all__ = ["WorkerDiedError", "WorkerProcess"]
+__all__ = ["MissingModuleError", "WorkerDiedError", "WorkerProcess"]
 
 _ONE_THREAD = dict.fromkeys(
     (
@@ -39,6 +39,10 @@ _START_SECONDS = 120.0
 """Longest time to start the process and import what a kind needs; a shorter time limit begins after that."""
 
 _TAIL_BYTES = 8192
+
+
+class MissingModuleError(TrialError):
+    """The trial could not import something."""
 
 
 class WorkerDiedError(Exception):
@@ -108,7 +112,7 @@ class WorkerProcess:
                     deadline = time.monotonic() + time_limit
                 on_progress(progress)
             elif "error" in message:
-                error = TrialError(message["error"])
+                error = MissingModuleError(message["error"]) if message["missing"] else TrialError(message["error"])
                 error.add_note(message["traceback"])
                 raise error
             else:

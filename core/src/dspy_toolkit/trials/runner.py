@@ -17,7 +17,7 @@ from dspy_toolkit.trials.cache import content_key, read_result, write_result
 from dspy_toolkit.trials.encoding import decode, encode
 from dspy_toolkit.trials.fingerprint import code_digest
 from dspy_toolkit.trials.kind import TrialKind, TrialProgress
-from dspy_toolkit.trials.process import WorkerDiedError, WorkerProcess
+from dspy_toolkit.trials.process import MissingModuleError, WorkerDiedError, WorkerProcess
 
 __all__ = ["TrialRunner", "run_trial", "shared_runner"]
 
@@ -183,6 +183,9 @@ class TrialRunner:
             ) from error
         except WorkerDiedError as error:
             raise TrialError(f"The process of the trial {kind.name} died: {error}.") from error
+        except MissingModuleError as error:
+            remedy = f". Do: {kind.install}" if kind.install else ""
+            raise TrialError(f"The trial {kind.name} cannot run: {error}{remedy}") from error
         except TrialError as error:
             raise TrialError(f"The trial {kind.name} failed: {error}") from error
         self.executed += 1

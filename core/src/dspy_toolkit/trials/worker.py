@@ -4,7 +4,8 @@
     out  {"started": true}                              the kind is imported; its time starts
     out  {"progress": {"stage": "pretraining", "completed": 20, "total": 400, "preparing": true}}
     out  {"result": ...}
-    out  {"error": "ValueError: one line", "traceback": "..."}
+    out  {"error": "ValueError: one line", "missing": false, "traceback": "..."}
+                                                        `missing`: something could not be imported
 
 The kind comes from the code that declares it, never from data. Trials run in the main thread, which some libraries
 need. What they print goes to stderr, and they read an empty stdin: the pipes are out of their reach. The process ends
@@ -85,7 +86,8 @@ def _answer(request: dict[str, Any], pipes: _Pipes) -> None:
         result = kind(decode(kind.input_adapter, request["input"]), context)
         pipes.send(result=encode(kind.result_adapter, result))
     except BaseException as error:  # noqa: BLE001  # SystemExit too: tools with a command line raise it for a bad option
-        pipes.send(error=_describe(error), traceback=traceback.format_exc()[-_LONGEST_ERROR:])
+        missing = isinstance(error, ImportError)
+        pipes.send(error=_describe(error), missing=missing, traceback=traceback.format_exc()[-_LONGEST_ERROR:])
 
 
 def _load(reference: str) -> TrialKind[Any, Any]:

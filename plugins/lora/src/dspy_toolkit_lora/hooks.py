@@ -27,6 +27,7 @@ def toolkit_metrics() -> Iterable[MetricEntry]:
         name="training",
         summary="Trains a small model by the proposal and compares its loss with a reference run's.",
         metric="dspy_toolkit_lora.metric.training:training",
+        doctor="dspy_toolkit_lora.trial.needs:doctor",
     )
     yield MetricEntry(
         name="feasibility",

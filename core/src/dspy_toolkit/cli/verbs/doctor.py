@@ -21,7 +21,8 @@ def add_to(app: typer.Typer) -> None:
     def doctor(as_json: Json = False) -> None:
         """Check what works on this machine.
 
-        Looks at Python, packages, plugins, settings, folders and every provider. Exit code 1 if something is wrong.
+        Looks at Python, packages, plugins, settings, folders, providers, and metrics that need something.
+        Exit code 1 if something is wrong.
         """
         with edge(as_json) as output:
             from rich.table import Table
@@ -46,7 +47,7 @@ def _checks() -> Iterator[Any]:
 
     from dspy_toolkit.plugins import PluginManager
     from dspy_toolkit.settings import DSPyConfig
-    from dspy_toolkit.types import Check, ProviderEntry, resolve
+    from dspy_toolkit.types import Check, MetricEntry, ProviderEntry
 
     yield Check(
         name="python", ok=sys.version_info >= (3, 11), detail=f"{platform.python_version()} on {platform.platform()}"
@@ -80,10 +81,23 @@ def _checks() -> Iterator[Any]:
             detail="none installed",
             remedy="pip install 'dspy-toolkit-mlx[cpu]' (or without [cpu])",
         )
-    for found in providers.values():
-        if found.entry.doctor is not None:
-            for check in resolve(found.entry.doctor)():
-                yield dataclasses.replace(check, name=f"{found.entry.name}: {check.name}")
+    for provider in providers.values():
+        yield from _of_entry(provider.entry.name, provider.entry.doctor)
+    for metric in plugins.entries(MetricEntry).values():
+        yield from _of_entry(metric.qualified_name, metric.entry.doctor)
+
+
+def _of_entry(name: str, doctor: Any) -> Iterator[Any]:
+    """The checks of a provider or metric, each under its name; one that raises is a check that failed."""
+    from dspy_toolkit.types import Check, resolve
+
+    if doctor is None:
+        return
+    try:
+        for check in resolve(doctor)():
+            yield dataclasses.replace(check, name=f"{name}: {check.name}")
+    except Exception as error:  # noqa: BLE001  # a stranger's code: the other checks go on
+        yield Check(name=name, ok=False, detail=f"its doctor raised {type(error).__name__}: {error}")
 
 
 def _writable(name: str, folder: Path) -> Any:

@@ -1,13 +1,16 @@
 """Score a proposed LoRA configuration by training with it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import dspy
 from pydantic import ValidationError
 
+from dspy_toolkit.trials import run_trial
 from dspy_toolkit_lora.config import LoRAConfig
 from dspy_toolkit_lora.metric.reference import reference_loss, trained
 from dspy_toolkit_lora.scenarios.scenario import GIGABYTE, Scenario
+from dspy_toolkit_lora.trial.needs import ready
 from dspy_toolkit_lora.trial.training import TrainingResult
 
 __all__ = ["feasibility", "training"]
@@ -19,7 +22,7 @@ _SMALLEST_GAIN = 0.05
 """Nats per character. Gains are measured against at least this, where even the reference run gains less."""
 
 
-def training(gold: dspy.Example, pred: dspy.Prediction, trace=None, pred_name=None, pred_trace=None) -> dspy.Prediction:
+class Training:
     """Valid, then fits the memory, then the share of the reference run's gain that a real training reaches.
 
         score = min(1, affordable steps / steps) * clip((untrained - loss) / (untrained - reference), 0, 1)
@@ -28,19 +31,34 @@ def training(gold: dspy.Example, pred: dspy.Prediction, trace=None, pred_name=No
     model's language and learning nothing scores nothing. A run stops when its time is over: further steps are not
     trained, and lower the score by the share they overran. A plan that does not fit scores less than 0.1.
     """
-    checked = _check(gold, pred)
-    if isinstance(checked, dspy.Prediction):
-        return checked
-    config, scenario = checked.config, checked.scenario
-    affordable = scenario.affordable_steps(config)
-    shortened = config.model_copy(update={"iters": min(config.iters, affordable)})
-    result = trained(shortened, scenario)
-    reference = reference_loss(scenario)
-    possible = max(result.untrained_loss - reference, _SMALLEST_GAIN)
-    gained = result.untrained_loss - (float("inf") if result.final_val_loss is None else result.final_val_loss)
-    quality = min(1.0, max(0.0, gained / possible))
-    score = quality * min(1.0, affordable / config.iters)
-    return dspy.Prediction(score=score, feedback=_feedback(checked, shortened, result, reference, quality))
+
+    __name__ = "training"
+
+    def check(self, rows: Iterable[dspy.Example]) -> None:
+        """Raise DataError for a row that is no scenario, TrialError where no training can run. Trains nothing."""
+        for row in rows:
+            Scenario.of(dict(row.items()))
+        run_trial(ready, None)
+
+    def __call__(
+        self, gold: dspy.Example, pred: dspy.Prediction, trace=None, pred_name=None, pred_trace=None
+    ) -> dspy.Prediction:
+        checked = _check(gold, pred)
+        if isinstance(checked, dspy.Prediction):
+            return checked
+        config, scenario = checked.config, checked.scenario
+        affordable = scenario.affordable_steps(config)
+        shortened = config.model_copy(update={"iters": min(config.iters, affordable)})
+        result = trained(shortened, scenario)
+        reference = reference_loss(scenario)
+        possible = max(result.untrained_loss - reference, _SMALLEST_GAIN)
+        gained = result.untrained_loss - (float("inf") if result.final_val_loss is None else result.final_val_loss)
+        quality = min(1.0, max(0.0, gained / possible))
+        score = quality * min(1.0, affordable / config.iters)
+        return dspy.Prediction(score=score, feedback=_feedback(checked, shortened, result, reference, quality))
+
+
+training = Training()
 
 
 def feasibility(
