@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from dspy_toolkit.errors import TrackingError
 from dspy_toolkit.runs.journal import Journal
-from dspy_toolkit.tracking import start_tracking
+from dspy_toolkit.tracking.process import start_tracking
 from dspy_toolkit.tracking.sender import Sender, is_behind, unsent
 from dspy_toolkit.tracking.state import TrackingState, read_state, write_state
 from dspy_toolkit.tracking.target import Target
@@ -287,7 +287,7 @@ import sys, time
 from pathlib import Path
 from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.settings import DSPyConfig
-from dspy_toolkit.tracking import start_tracking
+from dspy_toolkit.tracking.process import start_tracking
 root = Path(sys.argv[1])
 journal = Journal(root / "runs" / sys.argv[2])
 journal.append("run", {"task": "quiz/capitals", "optimizer": "bootstrap"})

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 
 from dspy_toolkit.errors import TrackingError
-from dspy_toolkit.tracking import start_tracking, tracked
+from dspy_toolkit.tracking.process import start_tracking, tracked
 from dspy_toolkit.tracking.sender import Sender
 from dspy_toolkit.tracking.server import Server
 from dspy_toolkit.tracking.state import read_state

@@ -7,8 +7,9 @@ from urllib.parse import quote
 import pytest
 
 from dspy_toolkit.errors import SettingsError
+from dspy_toolkit.redaction import public_uri
 from dspy_toolkit.settings import TrackingConfig
-from dspy_toolkit.tracking.target import Target, public_uri
+from dspy_toolkit.tracking.target import Target
 
 
 def test_by_default_it_is_a_sqlite_file_beside_the_runs(config, tmp_path):

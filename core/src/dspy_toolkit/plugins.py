@@ -9,6 +9,7 @@ entry points ──load one at a time──▶ PluginRecord (listed, even when b
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -31,6 +32,8 @@ __all__ = ["BUILTIN", "Found", "PluginManager", "PluginRecord"]
 
 BUILTIN = "core"
 """The project of what ships in the box."""
+
+_BUILTIN_HOOKS = "dspy_toolkit.builtin.hooks"  # by name, as of any plugin: its room is above this one
 
 E = TypeVar("E", bound=Entry)
 
@@ -89,9 +92,7 @@ class PluginManager:
         self._entries: dict[type[Entry], dict[str, Found[Any]]] = {}
         self._clashes: dict[str, str] = {}
         self._select = os.environ.get("DSPY_TOOLKIT_PLUGINS", "") if select is None else select
-        from dspy_toolkit.builtin import hooks as builtin
-
-        self.register(builtin, project=BUILTIN, distribution="dspy-toolkit", version=__version__)
+        self.register(import_module(_BUILTIN_HOOKS), project=BUILTIN, distribution="dspy-toolkit", version=__version__)
         if entry_points:
             self._load_entry_points()
 

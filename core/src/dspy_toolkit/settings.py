@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dspy_toolkit.errors import SettingsError, UnknownNameError, closest_first
+from dspy_toolkit.redaction import public_uri
 
 __all__ = ["DSPyConfig", "ModelProfile", "ProjectConfig", "Setting", "TrackingConfig"]
 
@@ -70,8 +71,6 @@ class TrackingConfig(BaseModel):
 
     @field_serializer("uri")
     def _public(self, uri: str | None) -> str | None:
-        from dspy_toolkit.tracking.target import public_uri
-
         return uri and public_uri(uri)
 
 

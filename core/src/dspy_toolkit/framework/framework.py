@@ -37,7 +37,7 @@ from dspy_toolkit.runs.runs import Runs
 from dspy_toolkit.settings import DSPyConfig
 from dspy_toolkit.signatures.registry import SignatureRegistry
 from dspy_toolkit.store.store import Store, Version
-from dspy_toolkit.tracking import tracked
+from dspy_toolkit.tracking.process import tracked
 from dspy_toolkit.types import TaskEntry, resolve
 
 __all__ = ["DSPyFramework"]

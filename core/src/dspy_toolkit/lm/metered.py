@@ -1,7 +1,9 @@
 """An LM that reports its calls to a meter without DSPy's callbacks.
 
-DSPy's callbacks cost about 250 us for each call of a program, for they are also told of the adapter's steps and of
-every module. This is a copy of the LM whose class only adds the telling; engine, cache and settings are the LM's own.
+A copy of the LM whose class only adds the reports; engine, cache and settings are the LM's own. The class is swapped
+because DSPy's callbacks, which are also called for every module and every step of the adapter, double what a row costs:
+`benchmarks/evaluate.py` (500 rows, without a journal, processor time, in one run) measured 1.05 times `dspy.Evaluate`
+with this and 2.39 times with callbacks.
 """
 
 import time

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
 from pydantic_core import to_json
 
 from dspy_toolkit.errors import OptimizationError
@@ -79,6 +78,8 @@ class Journal:
         self._changed = threading.Condition(self._guard)
         self._hurry = self._closing = False
         self._stored = self._appended = 0
+        from filelock import FileLock, Timeout  # brings asyncio, 60 ms that reading needs not
+
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = FileLock(folder / "lock")

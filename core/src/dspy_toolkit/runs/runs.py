@@ -17,8 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from filelock import FileLock, Timeout
-
 from dspy_toolkit.errors import OptimizationError, UnknownNameError
 from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.runs.records import About, EndRecord, ResultRecord, RunOptions, RunStarted, read_records
@@ -208,6 +206,8 @@ def _list(runs: Sequence[Run]) -> str:
 
 def is_written(folder: Path) -> bool:
     """Whether a process has the journal in `folder` open for writing."""
+    from filelock import FileLock, Timeout  # brings asyncio, 60 ms that a run which ended needs not
+
     try:
         with FileLock(folder / "lock", blocking=False):
             return False

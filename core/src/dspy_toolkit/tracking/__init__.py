@@ -6,7 +6,3 @@
 The journal is the one record; MLflow is a copy that can be made at any time, and twice gives the same. So a server that
 is slow, dead or absent neither slows a run down nor costs it anything, and what could not be sent is sent later.
 """
-
-from dspy_toolkit.tracking.process import Tracking, start_tracking, tracked
-
-__all__ = ["Tracking", "start_tracking", "tracked"]

@@ -1,20 +1,21 @@
-"""Where runs are sent: an MLflow server or database by its URI, and what may be told about that URI."""
+"""Where runs are sent: an MLflow server or database by its URI."""
 
 import importlib.util
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
+
+from dspy_toolkit.redaction import public_uri, redact
 
 if TYPE_CHECKING:
     from dspy_toolkit.settings import DSPyConfig
 
-__all__ = ["INSTALL", "Target", "installed", "public_uri"]
+__all__ = ["INSTALL", "Target", "installed", "is_server", "sqlite_file"]
 
 INSTALL = "pip install 'dspy-toolkit[mlflow]'"
 _PORTS = {"http": 80, "https": 443}
-_SECRET = ("password", "passwd", "pwd", "token", "secret", "key")
 
 
 def installed() -> bool:
@@ -37,11 +38,11 @@ class Target:
     @classmethod
     def of(cls, config: "DSPyConfig") -> "Target":
         """The target of the settings; without a `uri`, a SQLite file beside the folder of runs."""
-        given = config.tracking
-        uri = given.uri or f"sqlite:///{(config.runs.parent / 'mlflow.db').as_posix()}"
+        tracking = config.tracking
+        uri = tracking.uri or f"sqlite:///{(config.runs.parent / 'mlflow.db').as_posix()}"
         beside = sqlite_file(uri) or config.runs
         artifacts = None if is_server(uri) else (beside.parent / "mlflow-artifacts").absolute().as_uri()
-        return cls(uri=uri, experiment=given.experiment or "", artifacts=artifacts, traces=given.traces)
+        return cls(uri=uri, experiment=tracking.experiment or "", artifacts=artifacts, traces=tracking.traces)
 
     @property
     def public(self) -> str:
@@ -49,11 +50,8 @@ class Target:
         return public_uri(self.uri)
 
     def redact(self, text: str) -> str:
-        """`text`, which may quote the URI or a part of it, without the secrets that the URI holds."""
-        text = text.replace(self.uri, self.public)
-        for secret in _secrets(self.uri):
-            text = text.replace(secret, "***")
-        return text
+        """`text` without the secrets of the URI."""
+        return redact(text, self.uri)
 
     def unreachable(self) -> str:
         """Why a server cannot be reached, or nothing. Takes two seconds at most, and does not import MLflow."""
@@ -76,26 +74,3 @@ def sqlite_file(uri: str) -> Path | None:
     if not uri.startswith("sqlite:///"):
         return None
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
-
-
-def public_uri(uri: str) -> str:
-    """`uri` with stars for who logs in and for every secret in its query."""
-    parts = urlsplit(uri)
-    user, at, host = parts.netloc.rpartition("@")
-    query = [(name, "***" if _is_secret(name) else value) for name, value in parse_qsl(parts.query)]
-    if not user and all(value != "***" for _, value in query):
-        return uri
-    return urlunsplit(parts._replace(netloc=f"***{at}{host}" if user else host, query=urlencode(query, safe="*/")))
-
-
-def _is_secret(name: str) -> bool:
-    return any(word in name.lower() for word in _SECRET)
-
-
-def _secrets(uri: str) -> list[str]:
-    """Everything in `uri` that must not be seen, longest first, as written and as it is meant."""
-    parts = urlsplit(uri)
-    login = parts.netloc.rpartition("@")[0]
-    found = [login, login.partition(":")[2] or login]
-    found += [value for name, value in parse_qsl(parts.query) if _is_secret(name)]
-    return sorted({form for each in found if each for form in (each, unquote(each))}, key=len, reverse=True)

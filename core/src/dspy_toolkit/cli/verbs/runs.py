@@ -50,14 +50,16 @@ def _runs() -> Any:
 
 
 def _list(output: Output) -> None:
-    from rich.table import Table
-
     runs = _runs()
     rows = [_line(run) for run in runs.all()]
     output.document({"folder": str(runs.root), "runs": rows})
+    if output.as_json:
+        return
     if not rows:
         output.print("No run is recorded yet. Make one with: dspy-toolkit optimize PROJECT/TASK")
         return
+    from rich.table import Table
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("run", "task", "optimizer", "status", "before", "after", "calls", "begun (UTC)"):
         right = column in ("before", "after", "calls")
@@ -115,7 +117,8 @@ def _show(output: Output, id: str) -> None:
         "result": None if run.end is None else run.end.result,
     }
     output.document(document)
-    output.print(*_report(document))
+    if not output.as_json:
+        output.print(*_report(document))
 
 
 def _stages(events: "list[Event]") -> list[dict[str, Any]]:
@@ -137,14 +140,14 @@ def _stages(events: "list[Event]") -> list[dict[str, Any]]:
 def _report(document: Mapping[str, Any]) -> list[Any]:
     identity, begun = document["asked"], document["started"][:16].replace("T", " ")
     sessions = "" if document["sessions"] == 1 else f", in {document['sessions']} sessions"
+    rows = ", ".join(f"{count} {name}" for name, count in (identity.get("rows") or {}).items())
+    parameters = ", ".join(f"{name}={value}" for name, value in (identity.get("parameters") or {}).items())
     lines: list[Any] = [
         styled("[bold]{}[/]  {}, begun {} UTC{}", document["run"], document["status"], begun, sessions),
-        f"task       {document['task']}, metric {identity['metric']}, seed {identity['seed']}, rows "
-        + ", ".join(f"{count} {name}" for name, count in identity["rows"].items()),
-        f"optimizer  {document['optimizer']} "
-        + ", ".join(f"{name}={value}" for name, value in identity["parameters"].items())
+        f"task       {document['task']}, metric {identity.get('metric')}, seed {identity.get('seed')}, rows {rows}",
+        f"optimizer  {document['optimizer']} {parameters}"
         if document["kind"] == "optimize"
-        else f"measured   {identity['program']} on {identity['data']}",
+        else f"measured   {identity.get('program')} on {identity.get('data')}",
         f"model      {document['model']}",
     ]
     for stage in document["stages"]:

@@ -126,8 +126,6 @@ def _add_status(group: typer.Typer) -> None:
     def status(as_json: Json = False) -> None:
         """List the runs and what MLflow has of them."""
         with edge(as_json) as output:
-            from rich.table import Table
-
             from dspy_toolkit.runs.runs import Runs
             from dspy_toolkit.settings import DSPyConfig
             from dspy_toolkit.tracking.target import Target, installed
@@ -137,6 +135,10 @@ def _add_status(group: typer.Typer) -> None:
             rows = [_row(run, target) for run in Runs(config.runs).all()]
             output.document({"installed": installed(), "target": target.public, "runs": rows})
             output.print(f"MLflow: {target.public}{'' if installed() else ' (MLflow is not installed)'}")
+            if as_json:
+                return
+            from rich.table import Table
+
             table = Table(box=None, header_style="bold", pad_edge=False)
             for column in ("run", "task", "state", "in MLflow", "problem"):
                 table.add_column(column, overflow="fold", no_wrap=column == "run")
