@@ -1,216 +1,189 @@
 """DSPy's GEPA."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import dspy
 from dspy.teleprompt.gepa import InstructionProposer
 from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
-from dspy.teleprompt.gepa.instruction_proposal import ProposeInstruction
 from pydantic import Field
 
-from dspy_toolkit.builtin.bootstrap import Positive
-from dspy_toolkit.builtin.search import Search, fresh, most_written, second_lm, stripped
+from dspy_toolkit.builtin.search import Search, second_lm, stripped, uncompiled
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.lm.meter import Ended
 from dspy_toolkit.optimize.feedback import gives_feedback
-from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
+from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Forecast, Known, Work, until_score
-from dspy_toolkit.programs.inspect import signatures_of
 
-__all__ = ["gepa"]
+__all__ = ["Gepa"]
 
-_SILENT = 6
-"""So many wrong answers without a word of feedback from the first on, and the metric has none to give."""
-
-
-def _check(
-    job: OptimizerJob,
-    *,
-    auto: str | None,
-    max_full_evals: int | None,
-    max_metric_calls: int | None,
-    reflection_minibatch_size: int,
-    reflection_lm: str | None,
-    **_: object,
-) -> None:
-    budgets = {"auto": auto, "max_full_evals": max_full_evals, "max_metric_calls": max_metric_calls}
-    given = [name for name, value in budgets.items() if value is not None]
-    if len(given) > 1:
-        raise OptimizationError(f"GEPA takes one budget; {' and '.join(given)} are given. Leave one.")
-    size = min(reflection_minibatch_size, len(job.train))
-    least = 2 * len(job.validation) + 2 * size
-    if max_metric_calls is not None and max_metric_calls < least:
-        raise OptimizationError(
-            f"max_metric_calls is {max_metric_calls}, which ends before the first new candidate is scored: that takes "
-            f"{least} calls with {len(job.validation)} validation rows. Give more, or draw fewer validation rows."
-        )
-    if gives_feedback(job.metric, job.train, job.program) is False:
-        raise _no_feedback(job)
-    second_lm(job, reflection_lm)
+_MAX_SILENT = 6
+"""So many wrong answers without feedback from the first on, and the metric has none to give."""
 
 
-def _default_budget(validation: Sequence[Any], size: int) -> int:
-    return 8 * len(validation) + 40 * size
-
-
-def _forecast(
-    job: OptimizerJob,
-    known: Known,
-    *,
-    auto: str | None,
-    max_full_evals: int | None,
-    max_metric_calls: int | None,
-    reflection_lm: str | None,
-    reflection_minibatch_size: int,
-    component_selector: str,
-    stop_at_score: float | None,
-    **_: Any,
-) -> Forecast:
-    train, validation = len(job.train), len(job.validation)
-    size, predictors = min(reflection_minibatch_size, train), len(job.program.predictors())
-    budget = max_metric_calls or _default_budget(job.validation, size)
-    if auto is not None:
-        budget = _by_preset(auto, predictors, validation)
-    elif max_full_evals is not None:
-        budget = max_full_evals * (train + validation)
-    rate = known.rate(1.0)
-    done = 2 - until_score([rate, rate], validation, stop_at_score).expected if stop_at_score is not None else 0.0
-    rollouts = Amount(
-        budget if stop_at_score is None else validation,
-        done * validation + (1 - done) * (budget + size),
-        budget + validation + 2 * size,
-    )
-    perfect = sum(weight * p**size for p, weight in rate.likely())
-    # A minibatch costs its rows twice, and the validation rows if the new instruction did better: one in four does.
-    steps = max(0.0, rollouts.expected - validation) / (size + (1 - perfect) * (size + 0.25 * validation))
-    most = max(0.0, rollouts.high - validation) / size
-    parts = predictors if component_selector == "all" else 1
-    again = max(0.0, steps * size - train * (1 + 0.25 * steps))
-    reflections = Amount(0, steps * (1 - perfect), most)
-    return Forecast(
-        work=(
-            Work(
-                what="rollouts",
-                instructed=True,
-                rollouts=rollouts,
-                repeats=Amount(0, again, max(0.0, rollouts.high - validation)),
-                scorings=reflections * (size * parts),
-                why=f"{budget} metric calls and what the last step goes over"
-                + ("" if stop_at_score is None else f", fewer if a program scores {stop_at_score:g}"),
-            ),
-            Work(
-                what="reflections",
-                calls=Amount(0, reflections.expected * parts, 2 * most * parts),
-                model=reflection_lm,
-                most_written=most_written(job, reflection_lm),
-                prompt=(
-                    ProposeInstruction,
-                    {
-                        "current_instruction": next(iter(signatures_of(job.program).values())).instructions,
-                        "examples_with_feedback": [dict(row.items()) for row in job.train[:size]],
-                    },
-                ),
-                why=f"one for each minibatch of {size} rows that is not all right",
-            ),
-        )
-    )
-
-
-def _by_preset(auto: str, predictors: int, validation: int) -> int:
-    given: Any = dspy.GEPA  # the method needs nothing of an instance
-    return given.auto_budget(None, max(predictors, 1), AUTO_RUN_SETTINGS[auto]["n"], validation)
-
-
-@planned(_forecast)
-@preflight(_check)
-def gepa(
-    job: OptimizerJob,
-    *,
-    auto: Literal["light", "medium", "heavy"] | None = None,
-    max_full_evals: Positive | None = None,
-    max_metric_calls: Positive | None = None,
-    reflection_lm: str | None = None,
-    reflection_minibatch_size: Positive = 3,
-    candidate_selection_strategy: Literal["pareto", "current_best"] = "pareto",
-    component_selector: Literal["round_robin", "all"] = "round_robin",
-    skip_perfect_score: bool = True,
-    add_format_failure_as_feedback: bool = False,
-    use_merge: bool = True,
-    max_merge_invocations: Annotated[int, Field(ge=0)] = 5,
-    max_instruction_chars: Positive | None = None,
-    stop_at_score: Annotated[float, Field(gt=0, le=100)] | None = 100.0,
-) -> dspy.Module:
+class Gepa(Optimizer):
     """DSPy's GEPA: an LM reads what went wrong and why, and writes better instructions; a Pareto front is kept.
 
-    One budget: `auto` (DSPy's presets), `max_full_evals`, or `max_metric_calls`; by default 8 validation sets and 20
-    minibatches. `reflection_lm` is a model string for the LM that writes (null: the program's own); it sees
-    `reflection_minibatch_size` training rows with the metric's feedback at a time, fewer where they would not fit its
-    context, and writes at most `max_instruction_chars` (null: any number). `candidate_selection_strategy` picks what
-    to improve, `component_selector` which predictors of it. `skip_perfect_score` leaves minibatches alone that are all
-    right, `add_format_failure_as_feedback` shows answers that could not be parsed, `use_merge` merges good candidates
-    up to `max_merge_invocations` times. `stop_at_score` (0 to 100 on validation rows, null for never) ends it early.
-    The metric must give feedback. Nothing is written to disk: repeat a run and finished calls come from the cache.
+    The metric must give feedback. Takes one budget: `auto`, `max_full_evals` or `max_metric_calls`; without one it is 8
+    validation sets and 20 minibatches. Nothing is written to disk: repeat a run and finished calls come from the cache.
     """
-    train, validation = list(job.train), list(job.validation)
-    size = min(reflection_minibatch_size, len(train))
-    if auto is None and max_full_evals is None and max_metric_calls is None:
-        max_metric_calls = _default_budget(validation, size)
-    reflecting = second_lm(job, reflection_lm)
-    search = Search(job, total=None, rows=-1, metric=_Heard(job))
-    told = _Told(job, search)
-    with search.following():
-        optimizer = dspy.GEPA(
-            metric=search.metric,
-            auto=auto,
-            max_full_evals=max_full_evals,
-            max_metric_calls=max_metric_calls,
-            reflection_lm=reflecting,
-            reflection_minibatch_size=size,
-            candidate_selection_strategy=candidate_selection_strategy,
-            component_selector=component_selector,
-            skip_perfect_score=skip_perfect_score,
-            add_format_failure_as_feedback=add_format_failure_as_feedback,
-            instruction_proposer=_Proposer(job, reflecting, max_chars=max_instruction_chars),
-            use_merge=use_merge,
-            max_merge_invocations=max_merge_invocations,
-            num_threads=job.num_threads,
-            warn_on_score_mismatch=False,
-            seed=job.seed,
-            gepa_kwargs={
-                "callbacks": [told],
-                "stop_callbacks": [lambda _: _reached(search.best, stop_at_score)],
-            },
+
+    class Params(OptimizerParams):
+        auto: Literal["light", "medium", "heavy"] | None = Field(None, description="DSPy's presets of the budget.")
+        max_full_evals: int | None = Field(None, ge=1, description="Budget in evaluations of all rows.")
+        max_metric_calls: int | None = Field(None, ge=1, description="Budget in calls of the metric.")
+        reflection_lm: str | None = Field(
+            None, description="Model string of the LM that writes instructions; null: the program's own."
         )
-        told.optimizer = optimizer
-        return stripped(optimizer.compile(fresh(job.program), trainset=train, valset=validation))
+        reflection_minibatch_size: int = Field(
+            3,
+            ge=1,
+            description="Training rows with feedback it sees at a time, fewer where they do not fit its context.",
+        )
+        candidate_selection_strategy: Literal["pareto", "current_best"] = Field(
+            "pareto", description="Which candidate to improve next."
+        )
+        component_selector: Literal["round_robin", "all"] = Field(
+            "round_robin", description="Which of its predictors to improve."
+        )
+        skip_perfect_score: bool = Field(True, description="Leave minibatches alone whose rows are all right.")
+        add_format_failure_as_feedback: bool = Field(False, description="Show answers that could not be parsed.")
+        use_merge: bool = Field(True, description="Merge good candidates.")
+        max_merge_invocations: int = Field(5, ge=0, description="How often to merge, at most.")
+        max_instruction_chars: int | None = Field(
+            None, ge=1, description="Length of an instruction, at most; null: any."
+        )
+        stop_at_score: float | None = Field(
+            100.0, gt=0, le=100, description="A score on validation rows (0 to 100) that ends the search; null: none."
+        )
+
+        def budgets(self) -> dict[str, Any]:
+            """The budgets that are set; DSPy takes one."""
+            budgets = {
+                "auto": self.auto,
+                "max_full_evals": self.max_full_evals,
+                "max_metric_calls": self.max_metric_calls,
+            }
+            return {name: value for name, value in budgets.items() if value is not None}
+
+        def minibatch(self, job: OptimizerJob) -> int:
+            return min(self.reflection_minibatch_size, len(job.train))
+
+    def check(self, job: OptimizerJob, params: Params) -> None:
+        budgets = params.budgets()
+        if len(budgets) > 1:
+            raise OptimizationError(f"GEPA takes one budget; {' and '.join(budgets)} are given. Leave one.")
+        least = 2 * len(job.validation) + 2 * params.minibatch(job)
+        if params.max_metric_calls is not None and params.max_metric_calls < least:
+            raise OptimizationError(
+                f"max_metric_calls is {params.max_metric_calls}, which ends before the first new candidate is scored: "
+                f"that takes {least} calls with {len(job.validation)} validation rows. Give more, or draw fewer "
+                "validation rows."
+            )
+        if gives_feedback(job.metric, job.train, job.program) is False:
+            raise _no_feedback(job)
+        second_lm(job, params.reflection_lm)
+
+    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+        train, validation, size = len(job.train), len(job.validation), params.minibatch(job)
+        budget, stop = _metric_calls(job, params), params.stop_at_score
+        rate = known.rate(1.0)
+        ended = 0.0 if stop is None else 2 - until_score([rate, rate], validation, stop).expected
+        rollouts = Amount(
+            budget if stop is None else validation,
+            ended * validation + (1 - ended) * (budget + size),
+            budget + validation + 2 * size,
+        )
+        perfect = rate.mean_of(lambda p: p**size)
+        # A minibatch costs its rows twice, and the validation rows if the new instruction did better: one in four does.
+        steps = max(0.0, rollouts.expected - validation) / (size + (1 - perfect) * (size + 0.25 * validation))
+        most = max(0.0, rollouts.high - validation) / size
+        components = len(job.program.predictors()) if params.component_selector == "all" else 1
+        repeated = max(0.0, steps * size - train * (1 + 0.25 * steps))
+        searching = Work(
+            what="rollouts",
+            rollouts=rollouts,
+            repeats=Amount(0, repeated, max(0.0, rollouts.high - validation)),
+            why=f"{budget} metric calls and what the last step goes over"
+            + ("" if stop is None else f", fewer if a program scores {stop:g}"),
+        )
+        reflecting = Work(
+            what="reflections",
+            calls=Amount(0, steps * (1 - perfect), 2 * most) * components,
+            model=params.reflection_lm,
+            rows=size,
+            why=f"one for each minibatch of {size} rows that is not all right",
+        )
+        return Forecast(work=(searching, reflecting))
+
+    def compile(self, job: OptimizerJob, params: Params) -> dspy.Module:
+        reflection_lm = second_lm(job, params.reflection_lm)
+        search = Search(job, total=None, rows=-1, metric=_FeedbackRequired(job))
+        callbacks = _Callbacks(job, search)
+        with search.following():
+            optimizer = dspy.GEPA(
+                metric=search.metric,
+                **(params.budgets() or {"max_metric_calls": _metric_calls(job, params)}),
+                reflection_lm=reflection_lm,
+                reflection_minibatch_size=params.minibatch(job),
+                candidate_selection_strategy=params.candidate_selection_strategy,
+                component_selector=params.component_selector,
+                skip_perfect_score=params.skip_perfect_score,
+                add_format_failure_as_feedback=params.add_format_failure_as_feedback,
+                instruction_proposer=_Proposer(job, reflection_lm, max_chars=params.max_instruction_chars),
+                use_merge=params.use_merge,
+                max_merge_invocations=params.max_merge_invocations,
+                num_threads=job.num_threads,
+                warn_on_score_mismatch=False,
+                seed=job.seed,
+                gepa_kwargs={
+                    "callbacks": [callbacks],
+                    "stop_callbacks": [lambda _: _reached(search.best, params.stop_at_score)],
+                },
+            )
+            callbacks.optimizer = optimizer
+            program = optimizer.compile(uncompiled(job.program), trainset=list(job.train), valset=list(job.validation))
+            return stripped(program)
 
 
-class _Heard:
-    """The metric, which must say something when GEPA asks why: silence about the first wrong answers ends the search.
+def _metric_calls(job: OptimizerJob, params: Gepa.Params) -> int:
+    """The budget in calls of the metric."""
+    validation = len(job.validation)
+    if params.auto is not None:
+        gepa: Any = dspy.GEPA  # the method needs nothing of an instance
+        predictors = max(len(job.program.predictors()), 1)
+        return gepa.auto_budget(None, predictors, AUTO_RUN_SETTINGS[params.auto]["n"], validation)
+    if params.max_full_evals is not None:
+        return params.max_full_evals * (len(job.train) + validation)
+    return params.max_metric_calls or 8 * validation + 40 * params.minibatch(job)
 
-    A metric that spoke once may be silent later, and any may be about right answers.
+
+class _FeedbackRequired:
+    """The metric, which must give feedback: none for the first wrong answers ends the search.
+
+    A metric that gave some once may give none later, and none is needed for right answers.
     """
 
     def __init__(self, job: OptimizerJob):
         self._job = job
         self._silent = 0
-        self._heard = False
+        self._gave_feedback = False
 
     def __call__(self, gold: Any, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Any:
         score = self._job.metric(gold, pred, trace, pred_name, pred_trace)
-        if pred_name is not None and not self._heard:
-            self._heard = bool(score.feedback.strip())
-            self._silent += not self._heard and score.score < 1
-            if self._silent >= _SILENT:
+        if pred_name is not None and not self._gave_feedback:
+            self._gave_feedback = bool(score.feedback.strip())
+            self._silent += not self._gave_feedback and score.score < 1
+            if self._silent >= _MAX_SILENT:
                 raise Ended(_no_feedback(self._job))
         return score
 
 
-class _Told:
-    """GEPA's own callbacks, as reports and kept programs."""
+class _Callbacks:
+    """GEPA's own callbacks: its budget, and its candidates with their scores on validation rows."""
 
     def __init__(self, job: OptimizerJob, search: Search):
         self._job = job

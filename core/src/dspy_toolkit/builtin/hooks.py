@@ -53,8 +53,8 @@ def toolkit_metrics() -> Iterable[MetricEntry]:
 @hookimpl
 def toolkit_optimizers() -> Iterable[OptimizerEntry]:
     for name, summary in _OPTIMIZERS.items():
-        module = name.replace("-", "_")
-        optimizer = f"dspy_toolkit.builtin.{module}:{module}"
+        class_name = name.title().replace("-", "")
+        optimizer = f"dspy_toolkit.builtin.{name.replace('-', '_')}:{class_name}"
         yield OptimizerEntry(name=name, summary=summary, optimizer=optimizer)
 
 

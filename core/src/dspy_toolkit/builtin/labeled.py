@@ -3,37 +3,39 @@
 import random
 
 import dspy
+from pydantic import Field
 
-from dspy_toolkit.builtin.bootstrap import Positive
-from dspy_toolkit.builtin.search import check_labelled, demos_must_fit, fresh
-from dspy_toolkit.lm.context_window import limit_demos
-from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
+from dspy_toolkit.builtin.demos import check_demos_fit, check_labelled, number_that_fits
+from dspy_toolkit.builtin.search import uncompiled
+from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known
 
-__all__ = ["labeled"]
+__all__ = ["Labeled"]
 
 
-def _check(job: OptimizerJob, **parameters: object) -> None:
-    check_labelled(job, "labeled")
-    demos_must_fit(job)
-
-
-def _forecast(job: OptimizerJob, known: Known, *, k: int) -> Forecast:
-    return Forecast(final=Final(labelled=min(limit_demos(job, k=k)["k"], len(job.train))))
-
-
-@planned(_forecast)
-@preflight(_check)
-def labeled(job: OptimizerJob, *, k: Positive = 4) -> dspy.Module:
-    """DSPy's LabeledFewShot: `k` training rows as they are, as demonstrations. Makes no LM call.
+class Labeled(Optimizer):
+    """DSPy's LabeledFewShot: training rows as they are, as demonstrations. Makes no LM call.
 
     DSPy always draws with seed 0: here the run's seed draws.
     """
-    rows = list(job.train)
-    random.Random(job.seed).shuffle(rows)
-    count = limit_demos(job, k=k)["k"]
-    job.report(0, 1)
-    found = dspy.LabeledFewShot(k=count).compile(fresh(job.program), trainset=rows, sample=False)
-    job.keep(found.deepcopy(), message=f"{min(count, len(rows))} labelled demonstrations")
-    job.report(1, 1)
-    return found
+
+    class Params(OptimizerParams):
+        k: int = Field(4, ge=1, description="How many rows to show.")
+
+    def check(self, job: OptimizerJob, params: Params) -> None:
+        check_labelled(job, "labeled")
+        check_demos_fit(job)
+
+    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+        return Forecast(final=Final(demos=min(number_that_fits(job, k=params.k), len(job.train))))
+
+    def compile(self, job: OptimizerJob, params: Params) -> dspy.Module:
+        rows = list(job.train)
+        random.Random(job.seed).shuffle(rows)
+        count = number_that_fits(job, k=params.k)
+        job.report(0, 1)
+        program = dspy.LabeledFewShot(k=count).compile(uncompiled(job.program), trainset=rows, sample=False)
+        job.keep(program.deepcopy(), message=f"{min(count, len(rows))} labelled demonstrations")
+        job.report(1, 1)
+        return program

@@ -3,35 +3,37 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
+from pydantic import Field
 
 from dspy_toolkit.errors import OptimizationError
-from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.selection import SMALL, billions_of
-from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = [
     "NO_LIMIT",
+    "PromptModel",
     "Search",
-    "check_labelled",
-    "demos_must_fit",
-    "fresh",
-    "labelled",
-    "most_written",
+    "Temperature",
     "second_lm",
     "stripped",
+    "uncompiled",
 ]
 
 NO_LIMIT = 10**9
 """As DSPy's `max_errors`: a row's failure costs that row; a dead LM is the meter's business."""
 
-WRITTEN = 150
-"""Tokens in which a small model writes an instruction, at most; good ones are shorter."""
+MAX_INSTRUCTION_TOKENS = 150
+"""What a small model may write of an instruction; good ones are shorter."""
+
+PromptModel = Annotated[
+    str | None, Field(description="Model string of the LM that writes instructions; null: the program's own.")
+]
+Temperature = Annotated[float, Field(ge=0, le=2, description="Temperature at which instructions are written.")]
 
 _ATTACHED = (
     "candidate_programs", "detailed_results", "flag_compilation_error_occurred", "mb_candidate_programs",
@@ -40,10 +42,10 @@ _ATTACHED = (
 
 
 class Search(BaseCallback):
-    """Follows one search: counts rollouts, and keeps the best program that was evaluated on all of `rows`.
+    """Follows one search: counts rollouts, and keeps the best program that was evaluated on all `rows` rows.
 
     A rollout is the program on one row, scored. `total` is how many the search is going to make, or None. DSPy's
-    callbacks and the metric are all it hears of a search; minibatches (fewer rows) do not decide what is kept.
+    callbacks and the metric are all it sees of a search; minibatches (fewer rows) do not decide what is kept.
     """
 
     def __init__(self, job: OptimizerJob, *, total: int | None, rows: int, metric: Callable[..., Any] | None = None):
@@ -52,7 +54,7 @@ class Search(BaseCallback):
         self.total = total
         self._rows = rows
         self._lock = threading.RLock()
-        self._done = self._before = self._inner = 0
+        self._counted = self._ended_inner = self._inner = 0
         self._evaluating: dict[str, tuple[dspy.Module, int]] = {}
         self.best: float | None = None
 
@@ -72,18 +74,28 @@ class Search(BaseCallback):
             return self._metric(gold, pred, trace, pred_name, pred_trace)
         finally:
             with self._lock:
-                self._done += trace is None and pred_name is None
+                self._counted += trace is None and pred_name is None
                 self._report()
 
-    def inner(self, done: int, message: str) -> None:
+    def evaluate(self, program: dspy.Module) -> Any:
+        """DSPy's result of the program on the validation rows."""
+        evaluate = dspy.Evaluate(
+            devset=list(self._job.validation),
+            metric=self.metric,
+            num_threads=self._job.num_threads,
+            max_errors=NO_LIMIT,
+        )
+        return evaluate(program)
+
+    def inner(self, rollouts: int, message: str) -> None:
         """Rollouts of a search within this one, counted from its own start."""
         with self._lock:
-            self._inner = done
+            self._inner = rollouts
             self._report(message)
 
     def inner_ended(self) -> None:
         with self._lock:
-            self._before, self._inner = self._before + self._inner, 0
+            self._ended_inner, self._inner = self._ended_inner + self._inner, 0
 
     def candidate(self, program: dspy.Module, score: float, *, what: str = "validation score") -> None:
         """Keep a copy of `program` if `score` (0-100) is the best so far."""
@@ -104,12 +116,12 @@ class Search(BaseCallback):
 
     def _report(self, message: str = "") -> None:
         with self._lock:
-            done = self._before + self._inner + self._done
-            total = None if self.total is None else max(self.total, done)
-            self._job.report(done, total, score=self.best, message=message)
+            rollouts = self._ended_inner + self._inner + self._counted
+            total = None if self.total is None else max(self.total, rollouts)
+            self._job.report(rollouts, total, score=self.best, message=message)
 
 
-def fresh(program: dspy.Module) -> dspy.Module:
+def uncompiled(program: dspy.Module) -> dspy.Module:
     """A copy that DSPy's optimizers take even if the program was optimized before."""
     copy = program.deepcopy()
     copy._compiled = False
@@ -129,7 +141,7 @@ def second_lm(job: OptimizerJob, model: str | None) -> Any:
     """The LM that writes for the search: the one a parameter names, or the job's own for None.
 
     A small model writes until it is stopped (one reflection of a 135M model took three minutes), so its answers are
-    bounded to WRITTEN tokens. Raises OptimizationError without a way to connect.
+    bounded to MAX_INSTRUCTION_TOKENS tokens. Raises OptimizationError without a way to connect.
     """
     if model is not None and job.connect is None:
         raise OptimizationError(f"The model {model!r} cannot be connected here; give `optimize` a `connect` function.")
@@ -137,37 +149,6 @@ def second_lm(job: OptimizerJob, model: str | None) -> Any:
     info = LMInfo.of(lm)
     billions = billions_of(info.model)
     most = info.max_tokens
-    if billions is None or billions >= SMALL or (most is not None and most <= WRITTEN):
+    if billions is None or billions >= SMALL or (most is not None and most <= MAX_INSTRUCTION_TOKENS):
         return lm
-    return lm.copy(max_tokens=WRITTEN)
-
-
-def most_written(job: OptimizerJob, model: str | None) -> int | None:
-    """Tokens of an answer of the LM that writes, at most, as far as that is set."""
-    return getattr(second_lm(job, model), "kwargs", {}).get("max_tokens")
-
-
-def labelled(program: dspy.Module, rows: Any) -> bool:
-    """Whether a row can be a demonstration as it is: it has every output field of every predictor."""
-    outputs = {name for signature in signatures_of(program).values() for name in signature.output_fields}
-    return all(outputs <= set(row.keys()) for row in rows)
-
-
-def check_labelled(job: OptimizerJob, optimizer: str) -> None:
-    """Raise OptimizationError if the training rows cannot be demonstrations as they are."""
-    if not labelled(job.program, job.train):
-        raise OptimizationError(
-            f"The optimizer {optimizer!r} shows training rows as they are, and these do not have every output field of "
-            "the program. Label them, or use 'bootstrap', which makes the missing fields."
-        )
-
-
-def demos_must_fit(job: OptimizerJob, **_: Any) -> None:
-    """A preflight: raise OptimizationError when not one demonstration fits the model's context."""
-    window = ContextWindow.of(job.lm)
-    if window is not None and window.demos_that_fit(job.program, job.train) == 0:
-        raise OptimizationError(
-            f"Not one demonstration as long as the longest training row fits the {window.limit} tokens the model's "
-            "context leaves for a prompt. Use an optimizer of instructions (copro, gepa), a model with a longer "
-            "context, or shorter rows."
-        )
+    return lm.copy(max_tokens=MAX_INSTRUCTION_TOKENS)

@@ -2,75 +2,79 @@
 
 import threading
 from collections import defaultdict
-from typing import Annotated, Any
+from typing import Any
 
 import dspy
 from dspy.teleprompt.simba import SIMBA
-from dspy.teleprompt.simba_utils import OfferFeedback
 from dspy.utils.callback import BaseCallback
 from pydantic import Field
 
-from dspy_toolkit.builtin.bootstrap import Count, Positive
-from dspy_toolkit.builtin.search import NO_LIMIT, Search, fresh, most_written, second_lm, stripped
+from dspy_toolkit.builtin.demos import number_that_fits
+from dspy_toolkit.builtin.search import PromptModel, Search, second_lm, stripped, uncompiled
 from dspy_toolkit.errors import MetricError
-from dspy_toolkit.lm.context_window import limit_demos
-from dspy_toolkit.optimize.job import OptimizerJob, planned, preflight
+from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work
 
-__all__ = ["simba"]
-
-Temperature = Annotated[float, Field(gt=0, le=2)]
+__all__ = ["Simba"]
 
 
-def _check(job: OptimizerJob, *, prompt_model: str | None, **_: object) -> None:
-    second_lm(job, prompt_model)
+class Simba(Optimizer):
+    """DSPy's SIMBA: tries each row several times; where results differ, adds the good one as a demonstration or a rule.
 
+    DSPy chooses among the steps' winners on the training rows; here validation rows decide.
+    """
 
-def _forecast(
-    job: OptimizerJob,
-    known: Known,
-    *,
-    max_steps: int,
-    bsize: int,
-    num_candidates: int,
-    max_demos: int,
-    prompt_model: str | None,
-    **_: object,
-) -> Forecast:
-    train, validation = len(job.train), len(job.validation)
-    size = min(bsize, train)
-    attempts = max_steps * size * num_candidates
-    tried = max_steps * size * min(num_candidates + 1, size)
-    winners = len({round(number * max_steps / num_candidates) for number in range(num_candidates + 1)})
-    # A rule is written where attempts at a row differ; otherwise the program stays as it is.
-    rate = known.rate(0.5)
-    differ = sum(weight * (1 - p**num_candidates - (1 - p) ** num_candidates) for p, weight in rate.likely())
-    rules = max_steps * min(num_candidates + 1, size) * (0.5 if max_demos else 1.0) * differ
-    later = max(0, attempts - train * num_candidates)
-    demos = min(limit_demos(job, max_demos=max_demos)["max_demos"], max_steps / 4)
-    return Forecast(
-        work=(
+    class Params(OptimizerParams):
+        max_steps: int = Field(4, ge=1, description="Steps, each of which tries and then builds programs.")
+        bsize: int = Field(16, ge=1, description="Training rows a step, at most as many as there are.")
+        num_candidates: int = Field(4, ge=2, description="Attempts at each row of a step, and new programs a step.")
+        max_demos: int = Field(4, ge=0, description="Demonstrations a program holds, at most.")
+        temperature_for_sampling: float = Field(
+            0.2, gt=0, le=2, description="Which program is tried is drawn by score at this temperature."
+        )
+        temperature_for_candidates: float = Field(
+            0.2, gt=0, le=2, description="Which program is built on is drawn by score at this temperature."
+        )
+        prompt_model: PromptModel = None
+
+    def check(self, job: OptimizerJob, params: Params) -> None:
+        second_lm(job, params.prompt_model)
+
+    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+        steps, number = params.max_steps, params.num_candidates
+        train, validation = len(job.train), len(job.validation)
+        size = min(params.bsize, train)
+        attempts = steps * size * number
+        new = min(number + 1, size)
+        tried = steps * size * new
+        winners = len({round(index * steps / number) for index in range(number + 1)})
+        # A rule is written where attempts at a row differ; otherwise the program stays as it is.
+        differ = known.rate(0.5).mean_of(lambda p: 1 - p**number - (1 - p) ** number)
+        rules = steps * new * (0.5 if params.max_demos else 1.0) * differ
+        later = max(0, attempts - train * number)
+        demos = min(number_that_fits(job, max_demos=params.max_demos), steps / 4)
+        work = (
             Work(
                 what="attempts",
                 rollouts=Amount.of(attempts),
-                made=demos,
+                demos=demos,
                 repeats=Amount(0, 0.3 * later, later),
-                why=f"{max_steps} steps, each with {num_candidates} attempts at {size} rows",
+                why=f"{steps} steps, each with {number} attempts at {size} rows",
             ),
             Work(
                 what="candidates",
-                instructed=True,
                 rollouts=Amount(0, tried, tried),
-                made=demos,
+                demos=demos,
                 repeats=Amount(0, tried * 0.5 * (1 - differ), tried - size),
-                why=f"{min(num_candidates + 1, size)} new programs a step on the same rows",
+                why=f"{new} new programs a step on the same rows",
             ),
             Work(
                 what="winners",
                 rollouts=Amount.of(winners * (train + validation)),
-                made=demos,
-                # Some steps' best is the program they began with, and rows of a step were asked in it.
+                demos=demos,
+                # Some steps' best is the program they began with, and rows of a step were run in it.
                 repeats=Amount(
                     0, (winners - 1) * (size + (train + validation) / 2), (winners - 1) * (train + validation) + train
                 ),
@@ -78,69 +82,39 @@ def _forecast(
             ),
             Work(
                 what="rules",
-                calls=Amount(0, rules, 2 * max_steps * size),
-                model=prompt_model,
-                most_written=most_written(job, prompt_model),
-                prompt=(OfferFeedback, {"module_names": []}),
+                calls=Amount(0, rules, 2 * steps * size),
+                model=params.prompt_model,
+                rows=2,
                 why="where attempts at a row differ, a rule instead of a demonstration every other time",
             ),
-        ),
-        final=Final(made=demos),
-    )
-
-
-@planned(_forecast)
-@preflight(_check)
-def simba(
-    job: OptimizerJob,
-    *,
-    max_steps: Positive = 4,
-    bsize: Positive = 16,
-    num_candidates: Annotated[int, Field(ge=2)] = 4,
-    max_demos: Count = 4,
-    temperature_for_sampling: Temperature = 0.2,
-    temperature_for_candidates: Temperature = 0.2,
-    prompt_model: str | None = None,
-) -> dspy.Module:
-    """DSPy's SIMBA: tries each row several times; where results differ, adds the good one as a demonstration or a rule.
-
-    `max_steps` steps, each on `bsize` training rows (bounded by how many there are) with `num_candidates` attempts at
-    each row and as many new programs; programs hold up to `max_demos` demonstrations. Which program is tried and which
-    is built on is drawn by score with `temperature_for_sampling` and `temperature_for_candidates`. Rules are written by
-    `prompt_model`, a model string (null: the program's own). DSPy chooses among the steps' winners on the training
-    rows; here validation rows decide.
-    """
-    train, validation = list(job.train), list(job.validation)
-    size = min(bsize, len(train))
-    final = (num_candidates + 1) * (len(train) + len(validation))
-    search = Search(job, total=max_steps * size * (2 * num_candidates + 1) + final, rows=len(validation))
-    winners = _Winners(search, rows=size)
-    with search.following(), dspy.context(callbacks=[*dspy.settings.callbacks, winners]):
-        optimizer = SIMBA(
-            metric=winners.metric,
-            bsize=size,
-            num_candidates=num_candidates,
-            max_steps=max_steps,
-            prompt_model=second_lm(job, prompt_model),
-            num_threads=job.num_threads,
-            temperature_for_sampling=temperature_for_sampling,
-            temperature_for_candidates=temperature_for_candidates,
-            **limit_demos(job, max_demos=max_demos),
         )
-        found: Any = optimizer.compile(fresh(job.program), trainset=train, seed=job.seed)
-        candidates = [each["program"] for each in found.candidate_programs]
-    return _best(job, candidates, search)
+        return Forecast(work=work, final=Final(demos=demos))
 
-
-def _best(job: OptimizerJob, candidates: list[dspy.Module], search: Search) -> dspy.Module:
-    """The program with the best score on validation rows, the first of equals."""
-    with search.following():
-        evaluate = dspy.Evaluate(
-            devset=list(job.validation), metric=search.metric, num_threads=job.num_threads, max_errors=NO_LIMIT
-        )
-        search.best = None  # from here on validation rows decide what is kept
-        scores = [float(evaluate(program).score) for program in candidates]
-    return stripped(candidates[scores.index(max(scores))].deepcopy())
+    def compile(self, job: OptimizerJob, params: Params) -> dspy.Module:
+        train = list(job.train)
+        size = min(params.bsize, len(train))
+        trials = params.max_steps * size * (2 * params.num_candidates + 1)
+        final = (params.num_candidates + 1) * (len(train) + len(job.validation))
+        search = Search(job, total=trials + final, rows=len(job.validation))
+        winners = _Winners(search, rows=size)
+        with search.following(), dspy.context(callbacks=[*dspy.settings.callbacks, winners]):
+            optimizer = SIMBA(
+                metric=winners.metric,
+                bsize=size,
+                num_candidates=params.num_candidates,
+                max_steps=params.max_steps,
+                prompt_model=second_lm(job, params.prompt_model),
+                num_threads=job.num_threads,
+                temperature_for_sampling=params.temperature_for_sampling,
+                temperature_for_candidates=params.temperature_for_candidates,
+                max_demos=number_that_fits(job, max_demos=params.max_demos),
+            )
+            compiled: Any = optimizer.compile(uncompiled(job.program), trainset=train, seed=job.seed)
+            candidates = [candidate["program"] for candidate in compiled.candidate_programs]
+        with search.following():
+            search.best = None  # from here on validation rows decide what is kept
+            scores = [float(search.evaluate(candidate).score) for candidate in candidates]
+        return stripped(candidates[scores.index(max(scores))].deepcopy())  # the first of equals
 
 
 class _Winners(BaseCallback):

@@ -10,7 +10,7 @@ An LM without them is left alone: without its tokenizer every number would be a 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import dspy
 
@@ -18,7 +18,7 @@ from dspy_toolkit.data.splits import Splits
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.programs.inspect import signatures_of
 
-__all__ = ["ContextWindow", "limit_demos"]
+__all__ = ["ContextWindow"]
 
 _ANSWER = 256  # tokens left for the answer where the LM does not say how many it may write
 
@@ -95,35 +95,6 @@ class ContextWindow:
         while count and self.tokens(signature, demos[:count], inputs) > self.limit:
             count -= 1
         return count
-
-
-class DemosJob(Protocol):
-    """What `limit_demos` needs of an optimizer's job."""
-
-    @property
-    def lm(self) -> Any: ...
-
-    @property
-    def program(self) -> dspy.Module: ...
-
-    @property
-    def train(self) -> Sequence[dspy.Example]: ...
-
-    def note(self, message: str) -> None: ...
-
-
-def limit_demos(job: DemosJob, **limits: int) -> dict[str, Any]:
-    """These numbers of demonstrations, lowered to what fits the model's context; a note says which were lowered."""
-    window = ContextWindow.of(job.lm)
-    fit = window.demos_that_fit(job.program, job.train) if window else None
-    if window is None or fit is None or all(number <= fit for number in limits.values()):
-        return limits
-    lowered = [f"{name} from {number}" for name, number in limits.items() if number > fit]
-    job.note(
-        f"Lowered to {fit}: {', '.join(lowered)}. More demonstrations as long as the longest training row would not "
-        f"fit the {window.limit} tokens the model's context leaves for a prompt."
-    )
-    return {name: min(number, fit) for name, number in limits.items()}
 
 
 def _longest(rows: Sequence[Any], signature: type[dspy.Signature]) -> Mapping[str, Any] | None:

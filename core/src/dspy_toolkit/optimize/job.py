@@ -3,22 +3,17 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import dspy
 
 from dspy_toolkit.metrics.metric import Metric
 
-if TYPE_CHECKING:
-    from dspy_toolkit.optimize.planning.forecast import Forecast
-
-__all__ = ["OptimizerJob", "calls_per_row", "planned", "preflight"]
-
-_Optimizer = TypeVar("_Optimizer", bound=Callable[..., dspy.Module])
+__all__ = ["OptimizerJob"]
 
 
-def _unheard(message: str) -> None:
-    """Nobody listens."""
+def _ignore(message: str) -> None:
+    """Nobody subscribed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +39,7 @@ class OptimizerJob:
     stop: threading.Event
     on_report: Callable[[int, int | None, float | None, str], None]
     on_keep: Callable[[dspy.Module, float | None, str], None]
-    on_note: Callable[[str], None] = _unheard
+    on_note: Callable[[str], None] = _ignore
     connect: Callable[[str], Any] | None = None
 
     def report(self, done: int, total: int | None = None, *, score: float | None = None, message: str = "") -> None:
@@ -61,40 +56,3 @@ class OptimizerJob:
     def note(self, message: str) -> None:
         """Tell people something they would want to know: a limit that was applied, a part that was left out."""
         self.on_note(message)
-
-
-def preflight(check: Callable[..., None]) -> Callable[[_Optimizer], _Optimizer]:
-    """Have `check(job, **parameters)` called before the run makes any LM call; it raises what makes the run pointless.
-
-    The check gets all parameters of the optimizer. It must call no LM.
-    """
-
-    def mark(optimizer: _Optimizer) -> _Optimizer:
-        setattr(optimizer, "preflight", check)  # noqa: B010  # functions have no declared attributes
-        return optimizer
-
-    return mark
-
-
-def planned(forecast: "Callable[..., Forecast]") -> Callable[[_Optimizer], _Optimizer]:
-    """Have `forecast(job, known, **parameters)` tell what the optimizer will ask for.
-
-    It gets what was measured (`Known`, empty where nothing was) and all parameters, and may be called several times. It
-    must call no LM. An optimizer without one can be used as well as any other; a plan of it says "unknown".
-    """
-
-    def mark(optimizer: _Optimizer) -> _Optimizer:
-        setattr(optimizer, "forecast", forecast)  # noqa: B010  # functions have no declared attributes
-        return optimizer
-
-    return mark
-
-
-def calls_per_row(times: Callable[..., float]) -> Callable[[Any], Any]:
-    """Say of an optimizer that its program asks the LM `times(**parameters)` times as often as the one it was given."""
-
-    def mark(optimizer: Any) -> Any:
-        optimizer.calls_per_row = times
-        return optimizer
-
-    return mark

@@ -133,19 +133,6 @@ class FunctionOptimizer(Optimizer):
         self.__name__ = name
         self.Params = _params_of(function, name)
 
-    def check(self, job: OptimizerJob, params: Any) -> None:
-        check = getattr(self.function, "preflight", None)
-        if check is not None:
-            check(job, **parameter_values(params))
-
-    def forecast(self, job: OptimizerJob, known: Known, params: Any) -> Forecast | None:
-        forecast = getattr(self.function, "forecast", None)
-        return None if forecast is None else forecast(job, known, **parameter_values(params))
-
-    def rollouts_per_row(self, params: Any) -> float:
-        times = getattr(self.function, "calls_per_row", None)
-        return 1.0 if times is None else times(**parameter_values(params))
-
     def compile(self, job: OptimizerJob, params: Any) -> dspy.Module:
         return self.function(job, **parameter_values(params))
 

@@ -1,41 +1,42 @@
 """What an optimizer says beforehand it will ask for, and the arithmetic of stopping early that several of them need."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import dspy
 
 from dspy_toolkit.optimize.planning.amount import NOTHING, Amount
 
-__all__ = ["Final", "Forecast", "Known", "Rate", "Work", "bootstrapped", "distinct", "until_score"]
+__all__ = [
+    "Final",
+    "Forecast",
+    "Known",
+    "Rate",
+    "Work",
+    "bootstrapped",
+    "bootstrapping",
+    "distinct",
+    "until_score",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """One kind of thing a search does, in rollouts (the program on a row, scored once) or in single calls of an LM.
 
-    `made` and `labelled` are how many demonstrations each of the program's prompts holds on average: those it made
-    itself, and rows as they are. `repeats` are rollouts that are asked for again as they were: an LM with a cache
-    answers them for nothing. `scorings` are calls of the metric beyond one a rollout. Rollouts `in_turn` are made one
-    after the other whatever the number of threads; `instructed` ones have instructions that a model wrote. Single
-    `calls` go to `model`, a model string (None: the program's own), with prompts like `prompt`, a signature and its
-    inputs, and answers of `most_written` tokens at most. `why` is one sentence.
+    `demos` is how many demonstrations each prompt of a rollout holds on average. `repeats` are rollouts whose prompts
+    were sent before: an LM with a cache answers them for nothing. Rollouts `in_turn` are made one after the other
+    whatever the number of threads. Single `calls` write instructions: they go to `model`, a model string (None: the
+    program's own), with prompts that show `rows` training rows. `why` is one sentence.
     """
 
     what: str
     rollouts: Amount = NOTHING
-    made: float = 0.0
-    labelled: float = 0.0
+    demos: float = 0.0
     repeats: Amount = NOTHING
-    scorings: Amount = NOTHING
     in_turn: bool = False
-    instructed: bool = False
     calls: Amount = NOTHING
     model: str | None = None
-    most_written: int | None = None
-    prompt: tuple[type[dspy.Signature], Mapping[str, Any]] | None = None
+    rows: int = 0
     why: str = ""
 
 
@@ -46,8 +47,7 @@ class Final:
     `unchanged` is how likely it is that the search finds nothing, so that the measurement repeats the baseline.
     """
 
-    made: float = 0.0
-    labelled: float = 0.0
+    demos: float = 0.0
     programs: int = 1
     unchanged: float = 0.0
 
@@ -76,54 +76,90 @@ class Rate:
         points = [(number + 0.5) / 40 for number in range(40)]
         passed, failed = self.passed - 0.5, self.tried - self.passed - 0.5
         logs = [passed * math.log(p) + failed * math.log(1 - p) for p in points]
-        weights = [math.exp(each - max(logs)) for each in logs]
+        weights = [math.exp(log - max(logs)) for log in logs]
         total = sum(weights)
         yield from ((p, weight / total) for p, weight in zip(points, weights, strict=True))
+
+    def mean_of(self, function: Callable[[float], float]) -> float:
+        """The expected value of a function of the rate."""
+        return sum(weight * function(p) for p, weight in self.likely())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What was measured before the plan is made: scores (0 to 1) on training rows, of the program as it is (`bare`) and
-    with rows as they are for demonstrations (`shown`). Both are empty if nothing was measured.
+    """Scores (0 to 1) on training rows, measured before the plan: of the program as it is (`plain`) and with rows as
+    they are for demonstrations (`with_demos`). Both are empty if nothing was measured.
     """
 
-    bare: Sequence[float] = ()
-    shown: Sequence[float] = ()
+    plain: Sequence[float] = ()
+    with_demos: Sequence[float] = ()
 
-    def rate(self, threshold: float, *, shown: bool = False) -> Rate:
+    def rate(self, threshold: float, *, with_demos: bool = False) -> Rate:
         """How often a score reaches `threshold`."""
-        scores = (self.shown or self.bare) if shown else self.bare
+        scores = (self.with_demos or self.plain) if with_demos else self.plain
         return Rate(sum(score >= threshold for score in scores), len(scores))
 
 
-def bootstrapped(rows: int, wanted: int, rate: Rate, *, rounds: int = 1) -> tuple[Amount, float]:
-    """Rollouts of trying rows in turn, each `rounds` times at most, until `wanted` pass; and how many will."""
-    if wanted <= 0 or rows <= 0:
+def bootstrapped(rows: int, target: int, rate: Rate, *, rounds: int = 1) -> tuple[Amount, float]:
+    """Rollouts of trying rows in turn, each `rounds` times at most, until `target` pass; and how many will."""
+    if target <= 0 or rows <= 0:
         return NOTHING, 0.0
     tries = accepted = 0.0
     for p, weight in rate.likely():
         chance = 1 - (1 - p) ** rounds
-        looked = _looked_at(rows, wanted, chance)
-        tries += weight * looked * chance / p
-        accepted += weight * min(wanted, looked * chance)
-    return Amount(min(wanted, rows), tries, rows * rounds), accepted
+        visited = _rows_until(rows, target, chance)
+        tries += weight * visited * chance / p
+        accepted += weight * min(target, visited * chance)
+    return Amount(min(target, rows), tries, rows * rounds), accepted
 
 
-def _looked_at(rows: int, wanted: int, chance: float) -> float:
-    """The expected number of rows until `wanted` successes or the end."""
-    if wanted >= rows:
+def bootstrapping(
+    rows: int,
+    targets: Sequence[int],
+    rate: Rate,
+    *,
+    labelled: int,
+    rounds: int = 1,
+    share: float = 1.0,
+    ends_early: bool = False,
+) -> tuple[Work, float]:
+    """The work of bootstrapping several sets, of which a `share` will be made, and the mean number accepted.
+
+    `labelled` rows are shown meanwhile; without those every set is made by the same prompts.
+    """
+    sets = [bootstrapped(rows, target, rate, rounds=rounds) for target in targets]
+    tries = sum((rollouts for rollouts, _ in sets), NOTHING)
+    tries = Amount(0 if ends_early else tries.low, share * tries.expected, tries.high)
+    once = distinct(rows, [rollouts.expected / rounds for rollouts, _ in sets]) * rounds
+    repeats = Amount(0, max(0.0, tries.expected - once), max(0.0, tries.high - rows * rounds))
+    sizes = f"{min(targets)} to {max(targets)}" if min(targets) < max(targets) else f"{max(targets)}"
+    work = Work(
+        what="bootstrapping",
+        rollouts=tries,
+        demos=labelled,
+        repeats=NOTHING if labelled else repeats,
+        in_turn=True,
+        why=f"{len(targets)} sets of {sizes} accepted of {rows} rows",
+    )
+    return work, sum(accepted for _, accepted in sets) / len(sets)
+
+
+def _rows_until(rows: int, target: int, chance: float) -> float:
+    """The expected number of rows until `target` successes or the end."""
+    if target >= rows:
         return rows
-    having = [1.0] + [0.0] * (wanted - 1)  # how likely it is to have 0, 1, ... successes so far
-    looked = 0.0
+    chances = [1.0] + [0.0] * (target - 1)  # of 0, 1, ... successes so far
+    visited = 0.0
     for _ in range(rows):
-        still = sum(having)
-        looked += still
-        if still < 1e-9:
+        unfinished = sum(chances)
+        visited += unfinished
+        if unfinished < 1e-9:
             break
-        having = [
-            each * (1 - chance) + (having[number - 1] * chance if number else 0.0) for number, each in enumerate(having)
+        chances = [
+            current * (1 - chance) + (chances[number - 1] * chance if number else 0.0)
+            for number, current in enumerate(chances)
         ]
-    return looked
+    return visited
 
 
 def distinct(rows: int, draws: Sequence[float]) -> float:
@@ -142,15 +178,15 @@ def until_score(candidates: Sequence[Rate], rows: int, target: float | None) -> 
     if target is None:
         return Amount.of(len(candidates))
     needed = -int(-rows * target // 100)
-    expected, going = 0.0, 1.0
+    expected, unfinished = 0.0, 1.0
     for rate in dict.fromkeys(candidates):
-        same = sum(each == rate for each in candidates)
+        same = sum(candidate == rate for candidate in candidates)
         left = 0.0
         for p, weight in rate.likely():
             reached = _at_least(needed, rows, p)
-            expected += going * weight * sum((1 - reached) ** number for number in range(same))
+            expected += unfinished * weight * sum((1 - reached) ** number for number in range(same))
             left += weight * (1 - reached) ** same
-        going *= left
+        unfinished *= left
     return Amount(1, expected, len(candidates))
 
 

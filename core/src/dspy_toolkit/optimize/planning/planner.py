@@ -5,7 +5,7 @@ the optimizer's forecast ─▶ calibration on training rows ─▶ forecast aga
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -16,8 +16,8 @@ from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.calibration import Calibration, calibrate
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known
-from dspy_toolkit.optimize.planning.plan import Plan, PlanRow
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work
+from dspy_toolkit.optimize.planning.plan import Plan, PlanRow, PlanStage
 from dspy_toolkit.optimize.planning.pricing import Spending
 from dspy_toolkit.optimize.planning.prompt_lengths import Lengths
 from dspy_toolkit.optimize.spec import RunControls, RunSpec
@@ -75,40 +75,42 @@ def _calibrated(
     job: OptimizerJob, adapter: dspy.Adapter | None, forecast: Forecast | None, notes: dict[str, None]
 ) -> Calibration | None:
     work = () if forecast is None else forecast.work
+    demos = round(max((step.demos for step in work if step.in_turn), default=0))
     try:
-        return calibrate(
-            job.program,
-            job.train,
-            job.metric,
-            lm=job.lm,
-            adapter=adapter,
-            num_threads=job.num_threads,
-            seed=job.seed,
-            labelled=round(max((each.labelled for each in work if each.in_turn), default=0)),
-        )
+        return calibrate(job, adapter, demos=demos)
     except OptimizationError as error:
         notes[f"Nothing could be measured, so there are no minutes here: {error}"] = None
         return None
 
 
 def _lines(spending: Spending, data: Splits, forecast: Forecast | None) -> list[PlanRow]:
-    test = Amount.of(len(data.test))
-    why = f"the program on {len(data.test)} test rows"
-    lines = [PlanRow(stage="baseline", what="baseline", why=why, **each) for each in spending.rollouts(test)]
-    final = Final()
-    if forecast is not None:
-        final = forecast.final
-        for work in forecast.work:
-            lines += [PlanRow(stage="search", what=work.what, why=work.why, **each) for each in spending.of(work)]
-        lines = _less_measured(lines, spending)
-    # What does not change is measured a second time for nothing, if the LM has a cache.
-    repeats = Amount(0, final.unchanged * len(data.test), len(data.test))
-    after = spending.rollouts(
-        test, made=final.made, labelled=final.labelled, programs=final.programs, repeats=repeats, instructed=True
-    )
+    rows = len(data.test)
+    search = () if forecast is None else forecast.work
+    final = Final() if forecast is None else forecast.final
     programs = "" if final.programs == 1 else f", {final.programs} programs each"
-    why = f"the result on the same {len(data.test)} rows{programs}"
-    return [*lines, *(PlanRow(stage="optimized", what="optimized", why=why, **each) for each in after)]
+    baseline = Work(what="baseline", rollouts=Amount.of(rows), why=f"the program on {rows} test rows")
+    # What does not change is measured a second time for nothing, if the LM has a cache.
+    optimized = Work(
+        what="optimized",
+        rollouts=Amount.of(rows),
+        demos=final.demos,
+        repeats=Amount(0, final.unchanged * rows, rows),
+        why=f"the result on the same {rows} rows{programs}",
+    )
+    instructed = any(work.calls for work in search)
+    lines = [_row("search", work, line) for work in search for line in spending.of(work, instructed=instructed)]
+    return [
+        *(_row("baseline", baseline, line) for line in spending.of(baseline)),
+        *_less_measured(lines, spending),
+        *(
+            _row("optimized", optimized, line)
+            for line in spending.of(optimized, instructed=True, programs=final.programs)
+        ),
+    ]
+
+
+def _row(stage: PlanStage, work: Work, line: Mapping[str, Any]) -> PlanRow:
+    return PlanRow(stage=stage, what=work.what, why=work.why, **line)
 
 
 def _less_measured(lines: list[PlanRow], spending: Spending) -> list[PlanRow]:
@@ -130,4 +132,4 @@ def _limits(spec: RunSpec) -> Sequence[str]:
 
 
 def _ignored(*_: Any) -> None:
-    """A plan has no progress and keeps nothing."""
+    """A plan has no progress and stores nothing."""
