@@ -12,12 +12,12 @@ from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.metrics import ExactMatch
 from dspy_toolkit.optimize.optimization import optimize
-from dspy_toolkit.optimize.optimizer import find_optimizer
+from dspy_toolkit.optimize.optimizer import find_optimizer, load_optimizer
 from dspy_toolkit.optimize.planning.planner import plan
 from dspy_toolkit.optimize.spec import RunControls, RunSpec
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.testing.scripted import prompt_text
-from dspy_toolkit.types import TaskData, resolve
+from dspy_toolkit.types import TaskData
 
 PROGRAM = dspy.Predict("question -> answer")
 ROWS = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(50)]
@@ -77,7 +77,7 @@ def learner(request):
 
 
 def optimizer_of(plugins, name):
-    return resolve(find_optimizer(plugins, name).entry.optimizer)
+    return load_optimizer(find_optimizer(plugins, name).entry)
 
 
 def optimized(program, **options):

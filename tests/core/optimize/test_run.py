@@ -1,7 +1,6 @@
 """Optimization from data to result, with BootstrapFewShot on a scripted LM that learns from demonstrations."""
 
 import json
-import re
 import signal
 import threading
 from typing import Annotated
