@@ -5,10 +5,10 @@ from typing import Annotated, Any
 import dspy
 from pydantic import Field
 
-from dspy_toolkit.programs.inspect import signatures_of
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = [
     "Bootstrapping",

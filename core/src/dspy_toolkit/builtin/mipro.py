@@ -11,12 +11,12 @@ from pydantic import Field
 
 from dspy_toolkit.builtin.demos import MaxLabeled, Threshold, demo_limits
 from dspy_toolkit.builtin.search import NO_LIMIT, PromptModel, Search, Temperature, second_lm, stripped, uncompiled
-from dspy_toolkit.programs.inspect import signatures_of
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapping, distinct
+from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["Mipro"]
 
