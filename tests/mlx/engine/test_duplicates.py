@@ -110,11 +110,11 @@ def test_a_late_stream_begins_with_the_text_so_far(engine):
     request = ask("Stream", max_tokens=200)
     whole = engine.complete(request).message.parts[0].text
     early = engine.stream(request)
-    heard = [next(early), next(early), next(early)]
+    received = [next(early), next(early), next(early)]
     late = engine.stream(request)
     assert next(late).type == "start"
     wait_for(lambda: engine.stats()["duplicates_joined"] == 1)
-    texts = ["".join(e.delta.text for e in [*heard, *early] if e.type == "delta")]
+    texts = ["".join(e.delta.text for e in [*received, *early] if e.type == "delta")]
     texts.append("".join(e.delta.text for e in late if e.type == "delta"))
     assert texts == [whole, whole]
 

@@ -13,7 +13,7 @@ from dspy.lm15 import Config, Message, Request
 
 from dspy_toolkit_mlx.engine.engine import MLXEngine
 from dspy_toolkit_mlx.engine.options import EngineOptions
-from dspy_toolkit_mlx.runners.prefix_store import PrefixShelf, fingerprint
+from dspy_toolkit_mlx.runners.prefix_store import PrefixStore, fingerprint
 from dspy_toolkit_mlx.runners.verify import checked_runner
 
 SYSTEM = "Your input fields are question and context. Your output field is answer. Be brief and correct. " * 9
@@ -117,29 +117,29 @@ def test_another_model_has_other_files(tiny, cache):
     assert fingerprint(model, make_runner(model)) != before
 
 
-def shelf_of(model, cache, max_bytes=1 << 40):
+def store_of(model, cache, max_bytes=1 << 40):
     runner = make_runner(model)
-    return PrefixShelf(cache, max_bytes, model, runner), runner
+    return PrefixStore(cache, max_bytes, model, runner), runner
 
 
 def test_the_longest_prefix_is_found_and_the_least_used_files_go(tiny, cache):
     model = tiny("llama")
-    shelf, runner = shelf_of(model, cache)
+    store, runner = store_of(model, cache)
     prompts = [(i, *range(3, 300)) for i in range(4)]
     size = runner.size(runner.extend(None, prompts[0]))
-    shelf, runner = shelf_of(model, cache, max_bytes=3 * size + 9000)
+    store, runner = store_of(model, cache, max_bytes=3 * size + 9000)
     for prompt in prompts[:3]:
-        assert shelf.put(prompt, runner.extend(None, prompt))
-        os.utime(shelf._file(prompt), (time.time() - 100, time.time() - 100))
-    assert shelf.longest([*prompts[0], 7, 8], 20) == len(prompts[0])
-    assert shelf.longest([*prompts[0], 7, 8], len(prompts[0])) == 0
-    assert shelf.longest(prompts[3], 0) == 0
-    assert shelf.take(prompts[0]) is not None
-    assert shelf.put(prompts[3], runner.extend(None, prompts[3]))
-    assert shelf.longest(prompts[0], 0)
-    assert shelf.longest(prompts[3], 0)
+        assert store.put(prompt, runner.extend(None, prompt))
+        os.utime(store._file(prompt), (time.time() - 100, time.time() - 100))
+    assert store.longest([*prompts[0], 7, 8], 20) == len(prompts[0])
+    assert store.longest([*prompts[0], 7, 8], len(prompts[0])) == 0
+    assert store.longest(prompts[3], 0) == 0
+    assert store.take(prompts[0]) is not None
+    assert store.put(prompts[3], runner.extend(None, prompts[3]))
+    assert store.longest(prompts[0], 0)
+    assert store.longest(prompts[3], 0)
     assert sum(file.stat().st_size for file in cache.glob("*/*")) <= 3 * size + 9000
-    assert not shelf.put(tuple(range(1400)), runner.extend(None, [i % 400 for i in range(1400)]))
+    assert not store.put(tuple(range(1400)), runner.extend(None, [i % 400 for i in range(1400)]))
     assert len(list(cache.glob("*/*"))) == 3
 
 
@@ -179,15 +179,15 @@ def test_a_process_that_is_killed_while_it_writes_leaves_nothing_that_is_read(ti
     assert left
     assert not list(cache.glob("*/[0-9]*.safetensors"))
     model = tiny("llama")
-    shelf, runner = shelf_of(model, cache)
-    assert shelf.longest(range(300_000), 0) == 0
+    store, runner = store_of(model, cache)
+    assert store.longest(range(300_000), 0) == 0
     prompt = tuple(range(300))
     state = runner.extend(None, prompt)
-    assert shelf.put(prompt, state)
-    again, _ = shelf_of(model, cache)
+    assert store.put(prompt, state)
+    again, _ = store_of(model, cache)
     taken = again.take(prompt)
     for pair, other in zip(state, taken, strict=True):
         assert all(mx.array_equal(a, b) for a, b in zip(pair, other, strict=True))
     os.utime(left[0], (0, 0))
-    shelf_of(model, cache)
+    store_of(model, cache)
     assert not left[0].exists()

@@ -135,7 +135,7 @@ def test_bytes_are_those_of_the_buffers_that_states_lie_in(prompts, moves):
             path = list(leaves[which % len(leaves)].path())
             tree.state(tree.covered(next((node for node in path if node.seen >= 2), path[-1])))
         tree.check_integrity()
-        states = [node.state for node in tree._held]
+        states = [node.state for node in tree._states_held]
         assert tree.bytes == sum(buffer.size for buffer in {buffer for buffer, _ in states})
         assert all(2 * length >= buffer.size for buffer, length in states), "a short state keeps a long buffer"
     tree.trim(0)

@@ -8,7 +8,7 @@ from dspy_toolkit_mlx.scheduling.scheduler import Limits, Scheduler
 from dspy_toolkit_mlx.scheduling.sequence import Sampling, Sequence, TokenChoice
 
 
-def make(prompt, max_tokens=4, arrival=0.0, twin=None, emit=None, turns=()):
+def make(prompt, max_tokens=4, arrival=0.0, duplicate_key=None, emit=None, turns=()):
     return Sequence(
         prompt=tuple(prompt),
         sampling=Sampling(),
@@ -16,7 +16,7 @@ def make(prompt, max_tokens=4, arrival=0.0, twin=None, emit=None, turns=()):
         token_bytes=lambda token: b"x",
         eos=frozenset(),
         arrival=arrival,
-        twin=twin,
+        duplicate_key=duplicate_key,
         emit=emit and (lambda piece: emit(piece.text)),
         turns=turns,
     )
@@ -203,30 +203,30 @@ def test_making_room_does_not_drop_what_the_prefix_is_cut_from():
 
 def test_twins_share_one_row_and_late_ones_hear_the_text_so_far():
     engine = Pretended(scheduler())
-    heard = [[], [], []]
-    entries = [engine.scheduler.add(make(range(50), twin="a", emit=heard[i].append)) for i in range(2)]
+    received = [[], [], []]
+    entries = [engine.scheduler.add(make(range(50), duplicate_key="a", emit=received[i].append)) for i in range(2)]
     other = engine.scheduler.add(make(range(50)))
     for _ in range(3):  # one builds the prefix, two step
         engine.turn()
-    entries.append(engine.scheduler.add(make(range(50), twin="a", emit=heard[2].append)))
+    entries.append(engine.scheduler.add(make(range(50), duplicate_key="a", emit=received[2].append)))
     engine.run()
     assert entries[0] is entries[1] is entries[2] is not other
     assert engine.steps == 4
     assert engine.peak == 2
-    assert ["".join(texts) for texts in heard] == ["xxxx"] * 3
-    assert heard[2][0] == "xx"
-    assert engine.scheduler.add(make(range(50), twin="a")) is not entries[0]
+    assert ["".join(texts) for texts in received] == ["xxxx"] * 3
+    assert received[2][0] == "xx"
+    assert engine.scheduler.add(make(range(50), duplicate_key="a")) is not entries[0]
 
 
 def test_a_row_stays_until_the_last_of_its_riders_is_gone():
     s = scheduler()
-    sequences = [make(range(50), twin="a", emit=lambda text: None) for _ in range(3)]
+    sequences = [make(range(50), duplicate_key="a", emit=lambda text: None) for _ in range(3)]
     entries = [s.add(sequence) for sequence in sequences]
     Pretended(s).turn()
-    assert not entries[0].drop(sequences[0])
-    assert not entries[1].drop(sequences[2])
+    assert not entries[0].unsubscribe(sequences[0])
+    assert not entries[1].unsubscribe(sequences[2])
     s.check_integrity()
-    assert entries[0].drop(sequences[1])
+    assert entries[0].unsubscribe(sequences[1])
     s.leave([entries[0]], [])
     s.check_integrity()
 
@@ -236,14 +236,17 @@ def test_a_listener_that_fails_cancels_itself_alone(caplog):
         raise RuntimeError("Event loop is closed")
 
     engine = Pretended(scheduler())
-    heard = []
-    first, second = make(range(50), twin="a", emit=broken), make(range(50), twin="a", emit=heard.append)
+    received = []
+    first, second = (
+        make(range(50), duplicate_key="a", emit=broken),
+        make(range(50), duplicate_key="a", emit=received.append),
+    )
     engine.scheduler.add(first)
     engine.scheduler.add(second)
     engine.run()
     assert first.cancelled
     assert not second.cancelled
-    assert "".join(heard) == "xxxx"
+    assert "".join(received) == "xxxx"
     assert "Event loop is closed" in caplog.text
 
 
@@ -296,29 +299,29 @@ def test_every_rider_gets_the_whole_answer_once_unless_it_leaves(requests, slice
     """Twins come and go, rows fail and are run again; who stays hears the same text, from its first character."""
     s = scheduler(sliceable=sliceable, rows=rows, chunk=16)
     engine = Pretended(s)
-    heard, entries = {}, {}
+    received, entries = {}, {}
     for kind, turns, action in requests:
         texts = []
-        sequence = make([*range(70), *[kind] * (kind + 1)], 5, twin=kind or None, emit=texts.append)
-        heard[sequence], entries[sequence] = texts, s.add(sequence)
+        sequence = make([*range(70), *[kind] * (kind + 1)], 5, duplicate_key=kind or None, emit=texts.append)
+        received[sequence], entries[sequence] = texts, s.add(sequence)
         for _ in range(turns):
             engine.turn()
-        waiting = [rider for entry in [*s.waiting, *s.running] for rider in entry.riders]
+        waiting = [subscriber for entry in [*s.waiting, *s.running] for subscriber in entry.subscribers]
         if action == 1 and waiting:
-            rider = data.draw(st.sampled_from(waiting))
-            entry = entries[rider]
-            if entry.drop(rider):
+            subscriber = data.draw(st.sampled_from(waiting))
+            entry = entries[subscriber]
+            if entry.unsubscribe(subscriber):
                 s.leave([entry], [row for row, running in enumerate(s.running) if running is not entry])
-            del heard[rider]
+            del received[subscriber]
         elif action == 2 and s.running:
-            s.again(list(s.running))
+            s.requeue(list(s.running))
         s.check_integrity()
     engine.run()
-    answered = [rider for entry in engine.finished for rider in entry.riders]
-    assert sorted(map(id, answered)) == sorted(map(id, heard))
-    assert all("".join(texts) == "xxxxx" for texts in heard.values())
+    answered = [subscriber for entry in engine.finished for subscriber in entry.subscribers]
+    assert sorted(map(id, answered)) == sorted(map(id, received))
+    assert all("".join(texts) == "xxxxx" for texts in received.values())
     for entry in engine.finished:
-        for rider in entry.riders:
-            if rider is not entry.sequence:
-                rider.answer_as(entry.sequence)
-            assert (rider.text, rider.finish_reason, rider.tokens) == ("xxxxx", "length", [0] * 5)
+        for subscriber in entry.subscribers:
+            if subscriber is not entry.sequence:
+                subscriber.copy_answer(entry.sequence)
+            assert (subscriber.text, subscriber.finish_reason, subscriber.tokens) == ("xxxxx", "length", [0] * 5)

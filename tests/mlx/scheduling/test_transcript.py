@@ -9,17 +9,17 @@ CALL = Call("1", "look", {})
 
 
 def written(transcript, steps, listen_at=None):
-    heard = []
+    received = []
     for index, (data, channel) in enumerate(steps):
         if index == listen_at:
-            heard += transcript.parts
-            transcript.listen(heard.append)
+            received += transcript.parts
+            transcript.listen(received.append)
         if channel == "call":
             transcript.add(CALL)
         elif not transcript.stopped:
             transcript.push(data, channel)
     transcript.flush()
-    return heard
+    return received
 
 
 def joined(pieces):
@@ -59,11 +59,11 @@ def test_listening_from_any_moment_hears_what_reading_finds(steps, listen_at, st
     written(silent, steps)
     followed = Transcript(stop, staged=staged)
     listen_at = min(listen_at, max(len(steps) - 1, 0))
-    heard = written(followed, steps, listen_at)
+    received = written(followed, steps, listen_at)
     assert followed.parts == silent.parts
     assert (followed.text, followed.thought, followed.calls) == (silent.text, silent.thought, silent.calls)
     if steps:
-        assert joined(heard) == [(part.kind, part.text, part.call) for part in silent.parts]
+        assert joined(received) == [(part.kind, part.text, part.call) for part in silent.parts]
 
 
 @settings(deadline=None)

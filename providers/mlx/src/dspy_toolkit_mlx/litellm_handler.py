@@ -53,15 +53,15 @@ __all__ = ["MLXLLMProvider", "register"]
 
 PROVIDER = PREFIX.rstrip("/")
 _FINISH = {"tool_call": "tool_calls"}
-# What LiteLLM itself puts among the parameters, for others to read.
+# Parameters that LiteLLM adds for itself.
 _NOT_FOR_US = frozenset({"stream", "stream_options", "extra_body", "max_retries", "n"})
 
 
 def register(*models: str) -> "MLXLLMProvider":
-    """Make LiteLLM know `mlx/...`; may be called again. Returns the handler in use.
+    """Register `mlx/...` with LiteLLM; may be called repeatedly. Returns the handler in use.
 
-    LiteLLM believes a model to support JSON schemas only if it knows it by name: the aliases and the models in the
-    hub's cache are made known, and `models`, further strings such as `mlx/<path>`. All cost nothing.
+    LiteLLM assumes JSON schema support only for registered models: registers the aliases, the models in the hub's
+    cache, and `models`, further strings such as `mlx/<path>`, all at no cost.
     """
     for item in litellm.custom_provider_map:
         if item["provider"] == PROVIDER and isinstance(item["custom_handler"], MLXLLMProvider):
@@ -71,8 +71,8 @@ def register(*models: str) -> "MLXLLMProvider":
         handler = MLXLLMProvider()
         litellm.custom_provider_map.append({"provider": PROVIDER, "custom_handler": handler})
         litellm.utils.custom_llm_setup()
-    known = {*(PREFIX + alias for alias in ALIASES), *local_models(), *models}
-    litellm.register_model({model: {**_MODEL_INFO} for model in sorted(known)})
+    models_to_register = {*(PREFIX + alias for alias in ALIASES), *local_models(), *models}
+    litellm.register_model({model: {**_MODEL_INFO} for model in sorted(models_to_register)})
     return handler
 
 
@@ -176,7 +176,7 @@ def _open(
     samples = params.get("n") or 1
     if streaming and samples != 1:
         raise InvalidRequestError(
-            f"A stream holds one sample; n={samples} was asked for. Stream n times, or do not stream."
+            f"A stream holds one sample; n={samples} was requested. Stream n times, or do not stream."
         )
     request = _request(name, messages, params)
     requests = [request]
@@ -201,7 +201,7 @@ def _request(name: str, messages: Sequence[Any], params: Mapping[str, Any]) -> R
 
 
 def _plain(message: Any) -> dict[str, Any]:
-    """LiteLLM's clients hand back its message objects as they got them."""
+    """A message as a dictionary: LiteLLM's clients send its message objects back."""
     return message if isinstance(message, dict) else message.model_dump(exclude_none=True)
 
 
@@ -257,7 +257,7 @@ class _Chunks:
         self._calls = 0
 
     def of(self, event: Any) -> Any:
-        """None for an event that says nothing."""
+        """None for an event without content."""
         if isinstance(event, StreamEndEvent):
             reason = event.finish_reason or "stop"
             return _generic(finish_reason=_FINISH.get(reason, reason), is_finished=True, usage=_usage(event.usage))

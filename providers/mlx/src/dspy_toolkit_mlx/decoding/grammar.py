@@ -1,7 +1,7 @@
-"""Grammars on requests: compiled once, followed token by token, closed in time.
+"""Grammars of requests: compiled once, followed token by token, closed within the budget.
 
 The engine knows a grammar only as a `Guide`. llguidance is the one matcher behind it today; it never raises for a bad
-grammar or token but goes into an error state, so every call here is followed by a look at it.
+grammar or token but goes into an error state, so every call here is followed by a check.
 """
 
 import json
@@ -23,7 +23,7 @@ __all__ = ["FieldClock", "GrammarSource", "GrammarStore", "LLGuide", "Matcher"]
 _CLOSERS = (frozenset('"'), frozenset('"]}'), frozenset('"]} \n\t'), frozenset('"]} \n\t,:'))
 _FIRST = frozenset(b'"]} \n\t,:')
 OVERRUN = 256
-"""How many tokens past its budget an answer may take to end well-formed, before it is given up."""
+"""How many tokens past its budget an answer may take to end well-formed, before it is cut off."""
 
 
 class Matcher(Protocol):
@@ -98,7 +98,7 @@ class GrammarStore:
         self._closers: tuple[NDArray[np.int32], ...] | None = None
 
     def guide(self, source: GrammarSource) -> "LLGuide":
-        key = replace(source, fields=())  # budgets are kept here, not compiled
+        key = replace(source, fields=())  # budgets are not compiled
         with self._lock:
             compiled = self._compiled.get(key)
             if compiled is None:
@@ -134,8 +134,8 @@ class GrammarStore:
     def closers(self) -> tuple[NDArray[np.int32], ...]:
         """Bit masks of the tokens that end things, best first: a quote, then brackets, then blanks, then separators.
 
-        A quote comes first because in a string everything else would be more of the string, and where it opens one,
-        the next quote closes it.
+        A quote comes first: inside a string everything else would continue the string, and if it opens one, the next
+        quote closes it.
         """
         if self._closers is None:
             bits = np.zeros((len(_CLOSERS), self.words * 32), dtype=np.uint8)
@@ -151,7 +151,7 @@ class GrammarStore:
 
 
 class FieldClock:
-    """Which field an answer is in, and how many tokens that field has taken so far."""
+    """Tracks which field an answer is in and how many tokens the field has so far."""
 
     def __init__(self, fields: tuple[AnswerField, ...]):
         self._openings = [field.opening.encode() for field in fields]
@@ -165,12 +165,12 @@ class FieldClock:
         self._spent += 1
         while self.field + 1 < len(self._openings):
             opening = self._openings[self.field + 1]
-            _, found, value = self._tail.partition(opening)
-            if not found:
+            _, opened, value = self._tail.partition(opening)
+            if not opened:
                 self._tail = self._tail[1 - len(opening) :] if len(opening) > 1 else b""
                 return
             self.field += 1
-            self._tail, self._spent = value, int(bool(value))  # a token may bring the value's first characters along
+            self._tail, self._spent = value, int(bool(value))  # a token may include the value's first characters
         self._tail = b""
 
     @property
@@ -180,7 +180,7 @@ class FieldClock:
 
 
 class LLGuide:
-    """A sequence's walk through one grammar (a `sequence.Guide`), with three liberties that models need:
+    """A sequence's walk through one grammar (a `sequence.Guide`), with three allowances for models:
 
     *end of text inside a free field closes the field*, *a field whose own budget is used up is closed*, and *when the
     whole budget runs out, what is open is closed*.
@@ -214,7 +214,7 @@ class LLGuide:
         self.cut = False
 
     @property
-    def done(self) -> bool:
+    def finished(self) -> bool:
         return self._ended or self._matcher.is_stopped()
 
     @property
@@ -254,7 +254,7 @@ class LLGuide:
                 mask[word] |= bit
 
     def _point_at(self, bitmask: NDArray[np.int32]) -> None:
-        """Note where rows lie in memory: the matcher is given addresses, and would write anywhere."""
+        """Compute the addresses of the rows, which the matcher writes to unchecked."""
         size = self._store.words * 4
         if bitmask.dtype != np.int32 or bitmask.strides != (size, 4) or not bitmask.flags.writeable:
             raise ValueError(f"Expected writable rows of {size} bytes, got {bitmask.dtype} by {bitmask.strides}.")
@@ -278,10 +278,10 @@ class LLGuide:
             self._check()
         self._note(added)
         added += self._forced()
-        if left - len(added) <= max(4, self._compiled.reserve - self._spent) and not self.done:
+        if left - len(added) <= max(4, self._compiled.reserve - self._spent) and not self.finished:
             self._closing = True
             added += self._close()
-            if left - len(added) < -OVERRUN and not self.done:
+            if left - len(added) < -OVERRUN and not self.finished:
                 self._ended = self.cut = True
         elif self._clock is not None and self._clock.used_up:
             added += self._close_field()
@@ -292,9 +292,9 @@ class LLGuide:
         return self._clock is not None and self._clock.used_up
 
     def _close_field(self) -> list[int]:
-        """Append what ends the field whose budget is used up; where that takes decisions, the mask leaves the few."""
+        """Append what ends the field whose budget is used up; if that needs sampling, the mask allows only endings."""
         added: list[int] = []
-        while not self.done and len(added) < OVERRUN and self._field_over and (end := self._way_out()):
+        while not self.finished and len(added) < OVERRUN and self._field_over and (end := self._way_out()):
             self._matcher.consume_tokens(end)
             self._check()
             self._note(end)
@@ -302,20 +302,20 @@ class LLGuide:
         return added
 
     def _close(self) -> list[int]:
-        """Append what ends the open field and everything that this forces; the mask does the rest."""
+        """Append what ends the open field and all that this forces; the mask restricts what is still sampled."""
         added: list[int] = []
-        while not self.done and len(added) < OVERRUN and (end := self._way_out()):
+        while not self.finished and len(added) < OVERRUN and (end := self._way_out()):
             self.cut = True
             self._matcher.consume_tokens(end)
             self._check()
             self._note(end)
             added += [*end, *self._forced()]
-        if not self.done and not self._matcher.is_accepting():
+        if not self.finished and not self._matcher.is_accepting():
             self.cut = True
         return added
 
     def _way_out(self) -> list[int]:
-        """What ends the answer or the field we are in, or the one token that the mask leaves, to save its step."""
+        """Tokens that end the answer or the current field, or the only token that the mask allows."""
         if end := self._field_end():
             return end
         last = self._compiled.end if self._closing and not self._in_string else []
@@ -349,7 +349,7 @@ class LLGuide:
         return []
 
     def _note(self, tokens: list[int]) -> None:
-        """Follow fields, and JSON strings, to know whether a quote would close one."""
+        """Track fields, and JSON strings to know whether a quote would close one."""
         if self._plain:
             return
         if self._clock is not None:

@@ -32,8 +32,8 @@ AHEAD = 32
 """Steps whose noise keys are made at once."""
 
 
-class _Wishes:
-    """What the rows' options ask for, put together once and used until rows come or go."""
+class _StepOptions:
+    """The options of a step's rows as arrays, built once and reused until rows join or leave."""
 
     def __init__(self, options: list[Sampling]):
         self.options = options
@@ -51,11 +51,11 @@ class _Wishes:
         self._next: list[int] = []
         self._keys: list[mx.array] = []
 
-    def serve(self, options: list[Sampling]) -> bool:
+    def matches(self, options: list[Sampling]) -> bool:
         return len(options) == len(self.options) and all(map(is_, options, self.options))
 
     def keys(self, indices: list[int]) -> mx.array:
-        """The rows' noise keys at these places in their answers, which mostly move on by one from step to step."""
+        """The rows' noise keys at these places in their answers, which mostly advance by one from step to step."""
         if indices != self._next or not self._keys:
             first = np.array(indices, dtype=np.uint64)[None]
             places = first + np.arange(AHEAD, dtype=np.uint64)[:, None]
@@ -72,11 +72,11 @@ class Sampler:
         self.mask_words = (vocab_size + 31) // 32
         bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
         self._table = mx.array(np.where(bits == 1, 0.0, -np.inf).astype(np.float32))
-        self._wishes = _Wishes([])
+        self._step_options = _StepOptions([])
         self._noise = mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))
 
     def mask(self, logits: mx.array, bitmask: NDArray[np.int32]) -> mx.array:
-        """Set what the mask (one bit per token, set means allowed) forbids to minus infinity; works on any backend."""
+        """Set forbidden tokens (cleared bits of the mask) to minus infinity; works on any backend."""
         added = self._table[mx.array(bitmask.view(np.uint8))].reshape(bitmask.shape[0], -1)
         width = added.shape[1]
         if width < self.vocab_size:
@@ -92,32 +92,32 @@ class Sampler:
     def pick(
         self, logits: mx.array, rows: Rows[Sequence], bitmask: NDArray[np.int32] | None = None
     ) -> tuple[mx.array, ...]:
-        """As `choose`, but without waiting: the tokens, and log-probabilities if a row wants some, for `read`."""
+        """As `choose`, but without waiting: the tokens, and log-probabilities if a row requests them, for `read`."""
         options = [row.sampling for row in rows]
-        if not self._wishes.serve(options):
-            self._wishes = _Wishes(options)
-        wishes = self._wishes
+        if not self._step_options.matches(options):
+            self._step_options = _StepOptions(options)
+        step_options = self._step_options
         logits = logits.astype(mx.float32)
         raw = logits
-        if wishes.adjusted:
+        if step_options.adjusted:
             logits = logits[:]  # another array: items are set in place
-        for index in wishes.adjusted:
+        for index in step_options.adjusted:
             self._adjust(logits, index, rows[index])
         if bitmask is not None:
             logits = self.mask(logits, bitmask)
-        if wishes.random:
-            shaped = logits / wishes.scale
-            if wishes.truncated:
+        if step_options.random:
+            shaped = logits / step_options.scale
+            if step_options.truncated:
                 shaped = _truncate(shaped, options)
-            noise = self._noise(wishes.keys([row.sampled for row in rows]))
+            noise = self._noise(step_options.keys([row.sampled for row in rows]))
             shaped = shaped + noise
-            logits = shaped if wishes.hot is None else mx.where(wishes.hot, shaped, logits)
+            logits = shaped if step_options.hot is None else mx.where(step_options.hot, shaped, logits)
         tokens = mx.argmax(logits, axis=-1)
-        return (tokens,) if wishes.logprobs is None else (tokens, *_measure(raw, tokens, wishes.logprobs))
+        return (tokens,) if step_options.logprobs is None else (tokens, *_measure(raw, tokens, step_options.logprobs))
 
     @staticmethod
     def read(picked: tuple[mx.array, ...], rows: Rows[Sequence]) -> list[TokenChoice]:
-        """Wait for what `pick` returned, and take it out."""
+        """Wait for the result of `pick` and convert it."""
         mx.eval(picked)
         tokens, *measured = (_list(array) for array in picked)
         if not measured:
@@ -175,8 +175,8 @@ def _truncate(scaled: mx.array, options: Rows[Sampling]) -> mx.array:
     if any(o.top_p < 1.0 for o in options):
         order = mx.argsort(-scaled, axis=-1)
         probs = mx.softmax(mx.take_along_axis(scaled, order, axis=-1), axis=-1, precise=True)
-        before = mx.cumsum(probs, axis=-1) - probs
-        keep = before < mx.array([[o.top_p if 0 < o.top_p < 1.0 else 2.0] for o in options])
+        cumulative = mx.cumsum(probs, axis=-1) - probs
+        keep = cumulative < mx.array([[o.top_p if 0 < o.top_p < 1.0 else 2.0] for o in options])
         keep[:, 0] = True
         back = mx.put_along_axis(mx.zeros(keep.shape, mx.bool_), order, keep, axis=-1)
         scaled = mx.where(back, scaled, -mx.inf)

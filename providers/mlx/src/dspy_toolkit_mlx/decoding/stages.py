@@ -1,8 +1,8 @@
 """Answers of several parts: a thought, then text with tool calls, or an answer under a grammar.
 
     Thought ──► LLGuide                         a grammar
-            ──► Talk: text ─► call ─► text ...  tools; each call is walked by an LLGuide of its own
-            ──► Choice: Talk or LLGuide         tools and a grammar: the model calls, or answers in the format
+            ──► TextWithCalls: text ─► call ─► text ...   tools; each call follows an LLGuide of its own
+            ──► Choice: TextWithCalls or LLGuide          tools and a grammar: the model calls, or answers in the format
             ──► FreeText
 
 Each is a `sequence.Guide`; StagedGuide runs one after the other.
@@ -19,15 +19,15 @@ from dspy_toolkit_mlx.decoding.grammar import LLGuide
 from dspy_toolkit_mlx.scheduling.sequence import Guide
 from dspy_toolkit_mlx.scheduling.transcript import Call, Channel
 
-__all__ = ["CallFormat", "Choice", "FreeText", "StagedGuide", "Talk", "Thought"]
+__all__ = ["CallFormat", "Choice", "FreeText", "StagedGuide", "TextWithCalls", "Thought"]
 
 
 class _Stage:
-    """What stages have in common: parts of several kinds, no mask, and no calls."""
+    """Defaults of a stage: parts of several kinds, no mask, no calls."""
 
     staged = True
     until = ""
-    done = False
+    finished = False
     cut = False
     complete = True
 
@@ -42,13 +42,13 @@ class _Stage:
         """Everything is allowed."""
 
     def _say(self, *runs: tuple[Channel, Sequence[int]]) -> list[int]:
-        """The tokens of all runs, each marked as what it is."""
+        """The tokens of all runs; `channels` says what each belongs to."""
         self.channels = [channel for channel, tokens in runs for _ in tokens]
         return [token for _, tokens in runs for token in tokens]
 
 
 class FreeText(_Stage):
-    """Text up to the end of text or of the budget."""
+    """Text until the model ends it or the budget does."""
 
     def __init__(self, eos: frozenset[int]):
         super().__init__()
@@ -56,17 +56,17 @@ class FreeText(_Stage):
 
     def advance(self, token: int, left: int) -> list[int]:
         if token in self._eos:
-            self.done = True
+            self.finished = True
             return self._say()
-        self.done = self.cut = left <= 1
+        self.finished = self.cut = left <= 1
         return self._say(("text", [token]))
 
 
 class Thought(_Stage):
     """A thought of at most `budget` tokens. End of text inside it closes it, so that an answer follows.
 
-    `opened`: the prompt ends with the opening tag; else `asked`: it is forced; else the model decides by writing it.
-    `after` is written behind the closing tag. `reserve` tokens are left for the answer in any case.
+    `opened`: the prompt ends with the opening tag. Else, if `requested`, the tag is forced; if not, the model decides
+    by writing it. `after` follows the closing tag. `reserve` tokens are always left for the answer.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Thought(_Stage):
         budget: int,
         *,
         opened: bool,
-        asked: bool,
+        requested: bool,
         after: Sequence[int] = (),
         reserve: int = 1,
     ):
@@ -85,31 +85,31 @@ class Thought(_Stage):
         self._eos = eos
         self._budget = budget
         self._inside = opened
-        self._asked = asked
+        self._requested = requested
         self._after = after
         self._reserve = reserve
         self._spent = 0
         self.refused = False
 
     def start(self) -> list[int]:
-        if self._inside or not self._asked:
+        if self._inside or not self._requested:
             return self._say()
         self._inside = True
         return self._say(("mark", self._open))
 
     def advance(self, token: int, left: int) -> list[int]:
-        """`refused` is set, and nothing returned, when the model begins with something else than a thought."""
+        """Sets `refused` and returns nothing if the model does not begin with a thought."""
         if not self._inside:
             self._inside = token == self._open[0]
-            self.done = self.refused = not self._inside
+            self.finished = self.refused = not self._inside
             return self._say(("mark", self._open if self._inside else ()))
         ending = [self._close, *self._after]
         if token == self._close or token in self._eos:
-            self.done = True
+            self.finished = True
             return self._say(("mark", ending))
         self._spent += 1
-        self.done = self._spent >= self._budget or left - 1 - len(ending) <= self._reserve
-        return self._say(("thinking", [token]), ("mark", ending if self.done else ()))
+        self.finished = self._spent >= self._budget or left - 1 - len(ending) <= self._reserve
+        return self._say(("thinking", [token]), ("mark", ending if self.finished else ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class CallFormat:
     """How calls stand in a text.
 
     `trigger` are the tokens that open a call. If the first is a special token it alone opens one; else a call opens
-    where the text comes to say `until`, whatever its tokens. `guide` makes the guide of a call's rest, `read` turns a
+    where the text says `until`, whatever its tokens. `guide` makes the guide of a call's rest, `read` turns a
     call's text into calls.
     """
 
@@ -127,8 +127,8 @@ class CallFormat:
     read: Callable[[str], Sequence[Call]]
 
 
-class Talk(_Stage):
-    """Text with tool calls in it. What opens a call starts a guide that only valid calls satisfy.
+class TextWithCalls(_Stage):
+    """Text with tool calls in it. The mark that opens a call starts a guide that only valid calls satisfy.
 
     `calling` begins with a call and continues with calls only; `several` allows more than one. A call that the budget
     leaves no room for is not begun.
@@ -158,7 +158,7 @@ class Talk(_Stage):
 
     @property
     def first(self) -> int:
-        """The first token of what opens a call."""
+        """The first token of the opening mark."""
         return self._trigger[0]
 
     def start(self) -> list[int]:
@@ -176,7 +176,7 @@ class Talk(_Stage):
         if self._guide is not None:
             return self._in_call(self._guide, token, left)
         if token in self._eos:
-            self.done = True
+            self.finished = True
             return self._say()
         if token == self.first and (self._calling or not self.until):
             return self._begin(self._trigger, left)
@@ -188,51 +188,51 @@ class Talk(_Stage):
         else:
             data = self._tokenizer.decode_bytes([token])
             self._tail += data
-            before, found, beyond = self._tail.partition(self.until.encode())
-            if found:
-                kept = self._tokenizer.tokenize_bytes(data[: len(data) - len(beyond)]) if beyond else [token]
-                return self._begin(kept, left, channel="text")
-            self._tail = before[-len(self.until) :]
-        self.done = self.cut = left <= 1
+            text, opening, beyond = self._tail.partition(self.until.encode())
+            if opening:
+                opened = self._tokenizer.tokenize_bytes(data[: len(data) - len(beyond)]) if beyond else [token]
+                return self._begin(opened, left, channel="text")
+            self._tail = text[-len(self.until) :]
+        self.finished = self.cut = left <= 1
         return self._say(("text", [token]))
 
     def _begin(self, opening: Sequence[int], left: int | None = None, channel: Channel = "mark") -> list[int]:
-        """Begin a call, unless `left` says that it could not end in time."""
+        """Begin a call, unless `left` tokens are too few to finish it."""
         guide = self._form.guide()
         if left is not None and left < len(opening) + guide.reserve:
-            self.done = self.cut = True
+            self.finished = self.cut = True
             return self._say()
         self._guide, self._tail = guide, b""
         self._body = guide.start()
         said = self._say((channel, opening), ("call", self._body))
-        if guide.done:
+        if guide.finished:
             self._end(guide)
         return said
 
     def _in_call(self, guide: LLGuide, token: int, left: int) -> list[int]:
         added = guide.advance(token, left)
         self._body += added
-        if guide.done:
+        if guide.finished:
             self._end(guide)
-            if left <= len(added) and not self.done:
-                self.done = self.cut = True
+            if left <= len(added) and not self.finished:
+                self.finished = self.cut = True
         return self._say(("call", added))
 
     def _end(self, guide: LLGuide) -> None:
         self._guide = None
-        found = self._form.read(self._tokenizer.decode_str(self._body)) if guide.complete else ()
-        self.calls = [*self.calls, *found]
-        self.complete = self.complete and bool(found)
+        calls = self._form.read(self._tokenizer.decode_str(self._body)) if guide.complete else ()
+        self.calls = [*self.calls, *calls]
+        self.complete = self.complete and bool(calls)
         self.cut = guide.cut
-        self.done = guide.cut or not self._several
+        self.finished = guide.cut or not self._several
 
 
 class Choice(_Stage):
     """Calls, or an answer under a grammar: the first token decides."""
 
-    def __init__(self, talk: Talk, answer: LLGuide):
+    def __init__(self, text_with_calls: TextWithCalls, answer: LLGuide):
         super().__init__()
-        self._talk = talk
+        self._text_with_calls = text_with_calls
         self._answer = answer
         self._held = answer.start()
         self._chosen: Guide | None = None
@@ -247,20 +247,20 @@ class Choice(_Stage):
             allow(bitmask[row], self._held[0])
         else:
             self._answer.fill(bitmask, row)
-        allow(bitmask[row], self._talk.first)
+        allow(bitmask[row], self._text_with_calls.first)
 
     def advance(self, token: int, left: int) -> list[int]:
         if self._chosen is not None:
             added = self._chosen.advance(token, left)
-        elif token == self._talk.first and token not in self._held[:1]:
-            self._chosen = self._talk
-            added = self._talk.start()
+        elif token == self._text_with_calls.first and token not in self._held[:1]:
+            self._chosen = self._text_with_calls
+            added = self._text_with_calls.start()
         else:
             self._chosen = self._answer
             added = self._held or self._answer.advance(token, left)
         self.channels = list(self._chosen.channels)
         self.calls = self._chosen.calls
-        self.done, self.cut, self.complete = self._chosen.done, self._chosen.cut, self._chosen.complete
+        self.finished, self.cut, self.complete = self._chosen.finished, self._chosen.cut, self._chosen.complete
         return added
 
 
@@ -283,8 +283,8 @@ class StagedGuide:
         return self._stage.calls
 
     @property
-    def done(self) -> bool:
-        return len(self._stages) == 1 and self._stage.done
+    def finished(self) -> bool:
+        return len(self._stages) == 1 and self._stage.finished
 
     @property
     def cut(self) -> bool:
@@ -310,10 +310,10 @@ class StagedGuide:
         return added
 
     def _taken(self, tokens: list[int]) -> list[int]:
-        """The stage's tokens, and what the next one begins with if this one is over."""
+        """The stage's tokens, followed by the start of the next stage if this one has ended."""
         added = list(tokens)
         self._mark(len(added))
-        while self._stage.done and len(self._stages) > 1:
+        while self._stage.finished and len(self._stages) > 1:
             self._stages.pop(0)
             begun = self._stage.start()
             added += begun

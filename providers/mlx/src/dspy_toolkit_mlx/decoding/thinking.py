@@ -12,15 +12,15 @@ from dspy_toolkit_mlx.models.tokenizers import chat_template_text, has_template_
 __all__ = ["SHARES", "Thinker", "ThoughtPlan", "budget", "thinker", "thinking_variables"]
 
 SHARES = {"minimal": 1 / 8, "low": 1 / 4, "medium": 1 / 2, "high": 3 / 4, "xhigh": 7 / 8, "max": 7 / 8}
-"""What part of max_tokens a thought may take, by the effort that was asked for; half of it if none was."""
+"""What part of max_tokens a thought may take, by the requested effort; half of it without one."""
 
 
 @dataclass(frozen=True)
 class ThoughtPlan:
-    """How an answer's thought goes: see stages.Thought for `opened` and `asked`. `budget` is in tokens."""
+    """The thought of an answer: see stages.Thought for `opened` and `requested`. `budget` is in tokens."""
 
     opened: bool
-    asked: bool
+    requested: bool
     budget: int
 
 
@@ -35,25 +35,25 @@ class Thinker:
     after: str
     after_tokens: tuple[int, ...]
 
-    def settle(self, prompt: str, *, wanted: bool | None, constrained: bool) -> tuple[str, bool | None]:
+    def settle(self, prompt: str, *, requested: bool | None, constrained: bool) -> tuple[str, bool | None]:
         """The prompt, and whether it ends inside a thought; None if no thought may follow.
 
-        `wanted` is what the request says. A `constrained` answer has no thought unless one is wanted: one that the
-        template has opened is closed again.
+        `requested` is what the request says, if anything. A `constrained` answer has no thought unless requested: one
+        that the template has opened is closed.
         """
         bare = prompt.rstrip()
-        thinks = wanted if wanted is not None else not constrained
+        thinks = requested if requested is not None else not constrained
         if bare.endswith(self.start):
             return (prompt, True) if thinks else (f"{bare}\n\n{self.end}{self.after}", None)
         return prompt, False if thinks and not bare.endswith(self.end) else None
 
 
 def budget(reasoning: Reasoning | None, tokens: int | None, max_tokens: int) -> int:
-    """How many tokens a thought may take: what was asked for, but an eighth of max_tokens is left to answer."""
+    """How many tokens a thought may take: the requested number, but an eighth of max_tokens is left to answer."""
     most = max(1, max_tokens * 7 // 8)
-    wanted = tokens or (reasoning.thinking_budget if reasoning is not None else None)
-    if wanted is not None:
-        return min(wanted, most)
+    requested = tokens or (reasoning.thinking_budget if reasoning is not None else None)
+    if requested is not None:
+        return min(requested, most)
     share = SHARES.get(reasoning.effort, 1 / 2) if reasoning is not None else 1 / 2
     return max(1, min(int(max_tokens * share), most))
 
@@ -61,7 +61,7 @@ def budget(reasoning: Reasoning | None, tokens: int | None, max_tokens: int) -> 
 def thinker(tokenizer: Any, encode: Callable[[str], list[int]]) -> Thinker | None:
     """The tags of an mlx-lm tokenizer whose template has thoughts; None if it has none.
 
-    Vocabularies keep the tags in models that were not trained to think; those models' templates do not mention them.
+    Some vocabularies have the tags although the model was not trained to think; then the template has none.
     """
     ends = tokenizer.think_end_tokens
     if not tokenizer.has_thinking or not ends or len(ends) != 1:

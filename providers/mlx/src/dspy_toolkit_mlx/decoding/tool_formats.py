@@ -1,6 +1,6 @@
 """How models write tool calls: the marks, the grammar between them, and the parser of mlx-lm that reads it back.
 
-A model whose template mlx-lm knows keeps its format; every other model is told the default one in its system message:
+A model whose template mlx-lm knows keeps its format; for every other model the system message describes this default:
 
     <tool_call>
     {"name": "look_up", "arguments": {"city": "Lima"}}
@@ -10,7 +10,7 @@ A model whose template mlx-lm knows keeps its format; every other model is told 
     json_tools, mistral, kimi_k2, pythonic          the tool, and arguments that fit its schema
     qwen3_coder, glm47, longcat, minimax_m2         the same; a string's pattern and format are kept by quoting it
     gemma4, function_gemma, minicpm5, muse_spark    the tool; its arguments are what mlx-lm's parser reads
-    kimi_k3                                         nothing, it is refused: its marks are made of several tokens
+    kimi_k3                                         nothing, it is refused: its marks are several tokens
 """
 
 import json
@@ -41,11 +41,11 @@ _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 @dataclass(frozen=True)
 class _Tags:
-    """A format that wraps every argument of its own. `call` and `argument` have a `%` where the name goes."""
+    """A format with tags around every argument. `call` and `argument` have a `%` where the name goes."""
 
     call: tuple[str, str]
     argument: tuple[str, str]
-    quirks: str = ""  # a regex of strings that the parser would not give back as strings
+    quirks: str = ""  # a regex of strings that the parser would not return as strings
     bare: bool = True  # whether the parser reads a call without arguments; else it is written as JSON, which it reads
 
 
@@ -67,13 +67,13 @@ _TAGGED: Mapping[str, _Tags] = {
 
 @dataclass(frozen=True)
 class _Named:
-    """A format whose arguments are left free: what stands around the name, what ends a call before its mark."""
+    """A format with unconstrained arguments: the text around the name, and what closes a call before its end mark."""
 
-    before: str
+    opening: str
     after: str
     closing: str = ""
     quote: str = ""  # the token around strings
-    name: re.Pattern[str] = _NAME  # what the parser takes for a name
+    name: re.Pattern[str] = _NAME  # names that the parser accepts
 
 
 _NAMED: Mapping[str, _Named] = {
@@ -86,7 +86,7 @@ _NAMED: Mapping[str, _Named] = {
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """One tokenizer's way to write calls. `described`: the template knows no tools, so the prompt has to tell."""
+    """How one tokenizer writes calls. `described`: the template has no tools, so the system message describes them."""
 
     name: str
     start: str
@@ -128,19 +128,20 @@ class ToolFormat:
         return GrammarSource("lark", lark, body.minimal + self.end, markers=markers, end=last, quoted=quoted)
 
     def read(self, text: str, tools: Sequence[FunctionTool]) -> list[dict[str, Any]]:
-        """The calls (`name`, `arguments`, perhaps `id`) in what was written, [] if it is none of these tools'."""
+        """The calls (`name`, `arguments`, perhaps `id`) in a text; [] if it calls none of these tools."""
         inner = text[: len(text) - len(self.end)] if self.end and text.endswith(self.end) else text
         shapes = [{"type": "function", "function": {"name": t.name, "parameters": t.parameters}} for t in tools]
         try:
-            found = self.parse(inner, shapes)
-        except Exception:  # noqa: BLE001 - mlx-lm's parsers raise whatever a text that they do not expect makes them
+            parsed = self.parse(inner, shapes)
+        except Exception:  # noqa: BLE001 - mlx-lm's parsers raise anything on unexpected text
             return []
-        calls = found if isinstance(found, list) else [found]
-        known = {tool.name: tool.parameters for tool in tools}
-        good = [call for call in calls if call.get("name") in known and isinstance(call.get("arguments"), dict)]
+        calls = parsed if isinstance(parsed, list) else [parsed]
+        parameters = {tool.name: tool.parameters for tool in tools}
+        valid = [call for call in calls if call.get("name") in parameters and isinstance(call.get("arguments"), dict)]
+        tagged = self.name in _TAGGED
         return [
-            {**call, "arguments": _repaired(call["arguments"], known[call["name"]])} if self.name in _TAGGED else call
-            for call in good
+            {**call, "arguments": _with_types(call["arguments"], parameters[call["name"]])} if tagged else call
+            for call in valid
         ]
 
 
@@ -155,10 +156,10 @@ class _Writer:
         else:  # in JSON between tags, nothing may look like a tag
             self.rules = Rules(indent=None, line_breaks="<" if form.name in _TAGGED else "")
         self.markers: set[str] = set()
-        self.ended = False  # whether the body brings the end mark along
+        self.ended = False  # whether the body includes the end mark
 
     def spelled(self, text: str) -> str:
-        """A fixed text in Lark: special tokens by their number, the rest as it is."""
+        """A fixed text in Lark: special tokens by number, the rest as text."""
         low = self._form.tokenizer
         parts: list[str] = []
         plain: list[int] = []
@@ -188,38 +189,38 @@ class _Writer:
             return self._either([self._tagged(tool, _TAGGED[name]) for tool in tools])
         if name in _NAMED:
             return self._named(tools, _NAMED[name])
-        found = self._either([self._object(tool) for tool in tools])
-        return Piece(f'"\\n" {found.lark} "\\n"', f"\n{found.minimal}\n")
+        piece = self._either([self._object(tool) for tool in tools])
+        return Piece(f'"\\n" {piece.lark} "\\n"', f"\n{piece.minimal}\n")
 
     def _either(self, pieces: Sequence[Piece]) -> Piece:
-        found = self.rules.either(pieces)
-        assert found is not None
-        return found if len(pieces) == 1 else Piece(self.rules.named(found.lark), found.minimal)
+        piece = self.rules.either(pieces)
+        assert piece is not None
+        return piece if len(pieces) == 1 else Piece(self.rules.named(piece.lark), piece.minimal)
 
     def _repeated(self, pieces: Sequence[Piece], between: str) -> Piece:
         one = self._either(pieces)
         more = f" ({self.spelled(between)} {one.lark})*" if self._several else ""
         return Piece(one.lark + more, one.minimal)
 
-    def _listed(self, before: str, pieces: Sequence[Piece]) -> Piece:
+    def _listed(self, prefix: str, pieces: Sequence[Piece]) -> Piece:
         inner = self._repeated(pieces, ", ")
-        return Piece(f'"{before}[" {inner.lark} "]"', f"{before}[{inner.minimal}]")
+        return Piece(f'"{prefix}[" {inner.lark} "]"', f"{prefix}[{inner.minimal}]")
 
-    def _text(self, before: str, piece: Piece, after: str = "") -> Piece:
-        lark = " ".join(part for part in (self.spelled(before), piece.lark, self.spelled(after)) if part)
-        return Piece(self.rules.named(lark), before + piece.minimal + after)
+    def _text(self, prefix: str, piece: Piece, suffix: str = "") -> Piece:
+        lark = " ".join(part for part in (self.spelled(prefix), piece.lark, self.spelled(suffix)) if part)
+        return Piece(self.rules.named(lark), prefix + piece.minimal + suffix)
 
     def _object(self, tool: FunctionTool) -> Piece:
         opening = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
-        given = arguments(self.rules, tool.parameters)
-        return Piece(self.rules.named(f'{json.dumps(opening)} {given.lark} "}}"'), opening + given.minimal + "}")
+        body = arguments(self.rules, tool.parameters)
+        return Piece(self.rules.named(f'{json.dumps(opening)} {body.lark} "}}"'), opening + body.minimal + "}")
 
     def _kimi(self, tool: FunctionTool) -> Piece:
-        given = arguments(self.rules, tool.parameters)
-        before, after = f"<|tool_call_begin|>functions.{tool.name}:", "<|tool_call_argument_begin|>"
+        body = arguments(self.rules, tool.parameters)
+        prefix, suffix = f"<|tool_call_begin|>functions.{tool.name}:", "<|tool_call_argument_begin|>"
         end = "<|tool_call_end|>"
-        parts = [self.spelled(before), "/[0-9]{1,3}/", self.spelled(after), given.lark, self.spelled(end)]
-        return Piece(self.rules.named(" ".join(parts)), f"{before}0{after}{given.minimal}{end}")
+        parts = [self.spelled(prefix), "/[0-9]{1,3}/", self.spelled(suffix), body.lark, self.spelled(end)]
+        return Piece(self.rules.named(" ".join(parts)), f"{prefix}0{suffix}{body.minimal}{end}")
 
     def _properties(self, tool: FunctionTool) -> tuple[list[tuple[str, Mapping[str, Any]]], list[bool]]:
         schema: Any = tool.parameters
@@ -236,17 +237,17 @@ class _Writer:
         for name, schema in properties:
             value = value_of(self.rules, schema, tool.parameters)
             pieces.append(Piece(f"{json.dumps(name + '=')} {value.lark}", f"{name}={value.minimal}"))
-        found = self.rules.bracketed("()", pieces, 0, optional)
-        assert found is not None
-        return self._text(tool.name, found)
+        piece = self.rules.bracketed("()", pieces, 0, optional)
+        assert piece is not None
+        return self._text(tool.name, piece)
 
     def _tagged(self, tool: FunctionTool, tags: _Tags) -> Piece:
         names, optional = self._properties(tool)
         opening = tags.call[0].replace("%", tool.name)
         pieces: list[Piece] = []
         for name, schema in names:
-            before, after = tags.argument[0].replace("%", name), tags.argument[1]
-            pieces.append(self._text(before, *self._bare(schema, tool.parameters, tags, after)))
+            opening, closing = tags.argument[0].replace("%", name), tags.argument[1]
+            pieces.append(self._text(opening, *self._bare(schema, tool.parameters, tags, closing)))
         least = "".join(piece.minimal for piece, lacks in zip(pieces, optional, strict=True) if not lacks)
         marked = [f"{piece.lark}?" if lacks else piece.lark for piece, lacks in zip(pieces, optional, strict=True)]
         if tags.bare or not all(optional):
@@ -257,35 +258,35 @@ class _Writer:
                    for index, piece in enumerate(pieces)]  # fmt: skip
         return self._either([literal(empty), *options])
 
-    def _bare(self, schema: Mapping[str, Any], root: Mapping[str, Any], tags: _Tags, after: str) -> tuple[Piece, str]:
-        """A value between tags, a string without quotes or JSON, and what of `after` is not in it yet."""
+    def _bare(self, schema: Mapping[str, Any], root: Mapping[str, Any], tags: _Tags, closing: str) -> tuple[Piece, str]:
+        """A value between tags (a bare string, or JSON), and the part of `closing` that it does not include."""
         if schema.get("type") != "string" or {"pattern", "format", "$ref"} & set(schema):
-            return value_of(self.rules, schema, root), after
+            return value_of(self.rules, schema, root), closing
         options = [schema["const"]] if "const" in schema else schema.get("enum")
         if options is not None:
-            return self._either([literal(str(option)) for option in options]), after
+            return self._either([literal(str(option)) for option in options]), closing
         least, most = schema.get("minLength", 0), schema.get("maxLength", "")
         terms = [rf"/(?s:.){{{least},{most}}}/"]
-        if least or most != "":  # the parsers take blanks at the ends away, which then no longer count
+        if least or most != "":  # the parsers strip blanks at the ends, which then no longer count
             terms.append(r"/(?:\S(?s:.*\S)?)?/")
         if tags.quirks:
             terms.append(f"~/{tags.quirks}/")
-        self.markers.add(after)
-        tag = after.strip()
-        if self._special(tag):  # no text runs into a special token, but it may spell one
+        self.markers.add(closing)
+        tag = closing.strip()
+        if self._special(tag):  # text never contains the special token, but it may spell it
             terms.append(f"~/(?s:.*){escape(tag, in_json=False).replace('/', chr(92) + '/')}(?s:.*)/")
-            return Piece(self.rules.named(" & ".join(terms), terminal=True), "a" * least), after
+            return Piece(self.rules.named(" & ".join(terms), terminal=True), "a" * least), closing
         text = self.rules.named(" & ".join(terms), terminal=True)
-        before, _, rest = after.partition(tag)
-        return Piece(self.rules.delimited(text, tag), "a" * least + before + tag), rest
+        opening, _, rest = closing.partition(tag)
+        return Piece(self.rules.delimited(text, tag), "a" * least + opening + tag), rest
 
     def _special(self, text: str) -> bool:
         low = self._form.tokenizer
         return low.is_special_token(low.tokenize_str(text)[0])
 
     def _named(self, tools: Sequence[FunctionTool], named: _Named) -> Piece:
-        """A tool's name, and then whatever the model writes up to the first end mark, with strings between quotes."""
-        names = self._either([self._text(named.before + tool.name + named.after, Piece("", "")) for tool in tools])
+        """A tool's name, then anything up to the first end mark outside of quotes."""
+        names = self._either([self._text(named.opening + tool.name + named.after, Piece("", "")) for tool in tools])
         end = self._form.end
         self.markers |= {end, named.closing + end}
         if not self._special(end):
@@ -299,22 +300,22 @@ class _Writer:
         return Piece(f"{names.lark} {text}? ({quote} {text}? {quote} {text}?)*", names.minimal)
 
 
-def _repaired(given: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as their schemas want them: parsers leave JSON as text where a schema has no plain type."""
+def _with_types(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments in the types of their schemas: parsers leave JSON as text where a schema has no plain type."""
     root = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     properties = schema.get("properties") or {}
-    found: dict[str, Any] = {}
-    for name, value in given.items():
-        wanted = properties.get(name, {})
-        if isinstance(value, str) and wanted.get("type") != "string":
+    repaired: dict[str, Any] = {}
+    for name, value in arguments.items():
+        property_schema = properties.get(name, {})
+        if isinstance(value, str) and property_schema.get("type") != "string":
             try:
                 loaded = json.loads(value)
-                jsonschema.validate(loaded, {**wanted, **root})
+                jsonschema.validate(loaded, {**property_schema, **root})
                 value = loaded
             except (ValueError, jsonschema.ValidationError, jsonschema.SchemaError):
-                pass  # it is a text after all
-        found[name] = value
-    return found
+                pass  # it is text
+        repaired[name] = value
+    return repaired
 
 
 def tool_format(tokenizer: Any, low: LLTokenizer) -> ToolFormat:

@@ -13,13 +13,13 @@ __all__ = ["ToolPlan", "call_id", "function_schema", "tool_plan"]
 
 @dataclass(frozen=True)
 class ToolPlan:
-    """`tools` may be called; with `required` the answer is calls and nothing else; `several` calls if they are wanted.
+    """`tools` may be called; with `required` the answer is calls only; `several` allows more than one.
 
-    `told` are the tools that the prompt speaks of: all of the request's.
+    `declared` are all tools of the request, which the prompt describes.
     """
 
     tools: tuple[FunctionTool, ...]
-    told: tuple[FunctionTool, ...]
+    declared: tuple[FunctionTool, ...]
     mode: Literal["auto", "required"]
     several: bool
 
@@ -45,15 +45,15 @@ def tool_plan(request: Request) -> ToolPlan | None:
         if choice is not None and choice.mode == "required":
             raise InvalidRequestError("tool_choice asks for a tool call, but the request declares no tools.")
         return None
-    told: list[FunctionTool] = []
+    declared: list[FunctionTool] = []
     for tool in request.tools:
         function_schema(tool)
         assert isinstance(tool, FunctionTool)
-        told.append(tool)
+        declared.append(tool)
     allowed: Sequence[str] = () if choice is None else choice.allowed
     return ToolPlan(
-        tools=tuple(tool for tool in told if not allowed or tool.name in allowed),
-        told=tuple(told),
+        tools=tuple(tool for tool in declared if not allowed or tool.name in allowed),
+        declared=tuple(declared),
         mode="required" if choice is not None and choice.mode == "required" else "auto",
         several=choice is None or choice.parallel is not False,
     )

@@ -95,8 +95,7 @@ class MLXEngine:
         rollout: int | None = None,
         completion: int = 0,
     ) -> Ticket:
-        """Hand a request in. `emit` is called on the engine thread with each piece of the answer: be quick, never
-        block.
+        """Submit a request. `emit` is called on the engine thread with each piece of the answer: it must not block.
 
         `rollout` and `completion` choose among the samples of one seed.
         """
@@ -109,7 +108,7 @@ class MLXEngine:
         *,
         emit: Callable[[Piece], None] | None = None,
     ) -> list[Ticket]:
-        """Hand in one request several times, as (rollout, completion) pairs that draw different noise, in one burst."""
+        """Submit one request several times in one burst, as (rollout, completion) pairs that draw different noise."""
         while True:
             loop = self._ready()
             try:
@@ -120,10 +119,10 @@ class MLXEngine:
             except LM15Error:
                 self._stats.count(refused=1)
                 raise
-            if loop.desk.register(tickets):
+            if loop.open_tickets.register(tickets):
                 self._stats.count(submitted=len(tickets))
                 return tickets
-            time.sleep(0.001)  # it is just unloading or dying; the next look loads it again or says why not
+            time.sleep(0.001)  # it is unloading or stopping; the next attempt loads it or raises
 
     def next_ticket(self, request: Request) -> Ticket:
         """Submit a request, or take the next completion of the burst that it belongs to."""
@@ -175,11 +174,11 @@ class MLXEngine:
         return self._ready().intake.count_tokens(messages)
 
     def stats(self) -> dict[str, Any]:
-        """What the engine has done and holds, as plain numbers; see EngineStats for the meaning of each."""
+        """Counters and gauges as plain numbers; see EngineStats for the meaning of each."""
         return self._stats.snapshot()
 
     def health(self) -> dict[str, Any]:
-        """`{"alive", "loaded", "closed", "restarts", "error"}`; `alive` is False after the thread has died for good."""
+        """`{"alive", "loaded", "closed", "restarts", "error"}`; `alive`: the thread has not stopped for good."""
         return {
             "alive": not self._closed and self._error is None,
             "loaded": self._loaded.done() and self._loaded.exception() is None,
@@ -189,7 +188,7 @@ class MLXEngine:
         }
 
     def close(self) -> None:
-        """Stop, fail what waits, and free the model in the engine thread. May be called twice."""
+        """Stop, fail open requests, and free the model in the engine thread. May be called twice."""
         with self._lock:
             self._closed = True
             self._requested.set()
@@ -199,7 +198,7 @@ class MLXEngine:
             _join(thread)
 
     def dump_state(self) -> dict[str, Any]:
-        """What a saved program says about its engine: the model string, which holds revision and quantization."""
+        """The saved state: the model string, which holds revision and quantization."""
         return {"model": self.name}
 
     @classmethod
@@ -228,7 +227,7 @@ class MLXEngine:
         return loaded.result()
 
     def _run(self) -> None:
-        """The engine thread: load when somebody asks, serve, free; once more after a death."""
+        """The engine thread: load at a request, serve, free; restart once after a failure."""
         while True:
             self._requested.wait()
             if self._closed:
@@ -245,7 +244,7 @@ class MLXEngine:
             self._loaded.set_exception(ServerError(f"The engine of {self.name} {why}"))
 
     def _serve(self) -> BaseException | None:
-        """Load, serve until closed or idle, free; returns what killed it, if something did."""
+        """Load, serve until closed or idle, free; returns the error that ended it, if any."""
         try:
             loop = EngineLoop(*self._load(), self.options, self._stats, self._inbox)
         except BaseException as error:  # noqa: BLE001 - the callers' threads raise it
@@ -262,12 +261,12 @@ class MLXEngine:
             log.exception("The engine thread of %s died", self.name)
             died = error
         self._renew()
-        loop.desk.abandon(died)
+        loop.open_tickets.abandon(died)
         loop.free()
         return died
 
     def _renew(self) -> "Future[EngineLoop]":
-        """Make the next request load again; returns the future that earlier ones wait for."""
+        """Make the next request load again; returns the future that earlier requests wait for."""
         with self._lock:
             loaded, self._loaded = self._loaded, Future()
             if not self._closed:

@@ -1,4 +1,4 @@
-"""Who was promised an answer: every ticket, from the moment it is handed in until its future is settled."""
+"""Tickets in flight: from submission until their futures are resolved."""
 
 import queue
 import threading
@@ -10,14 +10,14 @@ from dspy_toolkit_mlx.engine.stats import EngineStats
 from dspy_toolkit_mlx.engine.ticket import Ticket
 from dspy_toolkit_mlx.scheduling.sequence import Sequence
 
-__all__ = ["Desk", "Inbox"]
+__all__ = ["Inbox", "OpenTickets"]
 
 Inbox = queue.SimpleQueue[Ticket | None]
-"""Tickets in; None only wakes the thread, which then looks at flags."""
+"""Submitted tickets; None only wakes the thread."""
 
 
-class Desk:
-    """The open tickets of one life of the engine thread. `register` is for any thread, the rest for the engine's."""
+class OpenTickets:
+    """The tickets of one run of the engine thread. `register` is for any thread, the rest for the engine's."""
 
     def __init__(self, inbox: Inbox, stats: EngineStats):
         self._inbox = inbox
@@ -27,7 +27,7 @@ class Desk:
         self._open = True
 
     def register(self, tickets: list[Ticket]) -> bool:
-        """Take responsibility for tickets; False if the thread has stopped doing so."""
+        """Accept tickets; False if this run of the thread accepts no more."""
         with self._lock:
             if not self._open:
                 return False
@@ -36,18 +36,18 @@ class Desk:
                 self._inbox.put(ticket)
             return True
 
-    def knows(self, sequence: Sequence) -> bool:
-        """Whether somebody waits for it here. What the inbox brings may be of an earlier life of the thread."""
+    def has(self, sequence: Sequence) -> bool:
+        """Whether its ticket is open. The inbox may hold tickets of an earlier run of the thread."""
         return sequence.id in self._tickets
 
-    def stays_open(self) -> bool:
-        """Close unless somebody waits; from then on `register` sends tickets to the thread's next life."""
+    def close_if_empty(self) -> bool:
+        """Accept no more if no ticket is open; returns whether it still accepts."""
         with self._lock:
             self._open = bool(self._tickets)
             return self._open
 
-    def settle(self, sequence: Sequence, error: BaseException | None = None, *, cancelled: bool = False) -> None:
-        """Give a ticket its end: cancelled, an error, or the finished sequence."""
+    def resolve(self, sequence: Sequence, error: BaseException | None = None, *, cancelled: bool = False) -> None:
+        """Resolve a ticket: cancelled, an error, or the finished sequence."""
         stats = self._stats
         with self._lock:
             ticket = self._tickets.pop(sequence.id)
@@ -60,8 +60,8 @@ class Desk:
             return
         if error is not None:
             stats.failed += 1
-            known = error if isinstance(error, LM15Error) else ServerError(str(error))
-            ticket.future.set_exception(known)
+            reported = error if isinstance(error, LM15Error) else ServerError(str(error))
+            ticket.future.set_exception(reported)
             return
         stats.finished += 1
         stats.total_seconds += time.monotonic() - sequence.arrival
@@ -74,7 +74,7 @@ class Desk:
         ticket.future.set_result(sequence)
 
     def abandon(self, error: BaseException | None) -> None:
-        """Fail everything that waits or runs, and take nothing more."""
+        """Fail all open tickets and accept no more."""
         with self._lock:
             self._open = False
             tickets, self._tickets = list(self._tickets.values()), {}

@@ -1,4 +1,4 @@
-"""What the engine thread does: take requests in, build prefixes, step the rows, hand results out.
+"""What the engine thread does: accept requests, build prefixes, step the rows, resolve tickets.
 
 Everything here but `sequences` runs on the engine thread.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit_mlx.decoding.sampler import Sampler
-from dspy_toolkit_mlx.engine.inflight import Desk, Inbox
+from dspy_toolkit_mlx.engine.inflight import Inbox, OpenTickets
 from dspy_toolkit_mlx.engine.memory_guard import MemoryGuard, kv_budget
 from dspy_toolkit_mlx.engine.options import EngineOptions
 from dspy_toolkit_mlx.engine.stats import EngineStats
@@ -26,7 +26,7 @@ from dspy_toolkit_mlx.models.gguf.conversion import cache_directory
 from dspy_toolkit_mlx.prompting.intake import Intake
 from dspy_toolkit_mlx.runners import cpu_kernels as host
 from dspy_toolkit_mlx.runners.base import state_arrays
-from dspy_toolkit_mlx.runners.prefix_store import PrefixShelf
+from dspy_toolkit_mlx.runners.prefix_store import PrefixStore
 from dspy_toolkit_mlx.runners.verify import checked_runner
 from dspy_toolkit_mlx.scheduling.prefix_tree import PrefixTree
 from dspy_toolkit_mlx.scheduling.scheduler import Build, Entry, Limits, Scheduler
@@ -38,7 +38,7 @@ __all__ = ["EngineLoop"]
 log = logging.getLogger(__name__)
 
 CLEAR_EVERY = 512
-"""Steps between two releases of MLX's buffer cache; without them it keeps one buffer of every size it has seen."""
+"""Steps between two releases of MLX's buffer cache; without them it keeps one buffer of every size."""
 
 
 PAUSE = 0.5
@@ -53,7 +53,7 @@ class EngineLoop:
         self._stats = stats
         self._inbox = inbox
         self._model = model
-        self.desk = Desk(inbox, stats)
+        self.open_tickets = OpenTickets(inbox, stats)
         host.enable()
         self._runner, vocab, width = checked_runner(model, options.rows)
         self.intake = Intake(
@@ -72,12 +72,14 @@ class EngineLoop:
             PrefixTree(share, cut=self._runner.cut if self._runner.sliceable else None), self._limits
         )
         self._entries: dict[Sequence, Entry] = {}
-        """Everybody who waits for an answer, and whose row gives it."""
+        """Every open sequence, and the entry whose row answers it."""
         self._suspects: set[int] = set()
         stats.runner, stats.width_limit = self._runner.name, width
-        self._shelf: PrefixShelf | None = None
+        self._prefix_store: PrefixStore | None = None
         if options.prefix_disk_bytes:
-            self._shelf = PrefixShelf(cache_directory() / "prefixes", options.prefix_disk_bytes, model, self._runner)
+            self._prefix_store = PrefixStore(
+                cache_directory() / "prefixes", options.prefix_disk_bytes, model, self._runner
+            )
 
     def _measure(self, width: int) -> Limits:
         per_token, per_row = self._runner.footprint()
@@ -92,17 +94,18 @@ class EngineLoop:
     def sequences(
         self, request: Request, samples: Rows[tuple[int | None, int]], emit: Callable[[Piece], None] | None
     ) -> list[Sequence]:
-        """As Intake.sequences; raises InvalidRequestError for what can never run here. In the caller's thread."""
-        made = self.intake.sequences(request, samples, emit)
-        if not self.scheduler.fits_alone(made[0]):
+        """As Intake.sequences; also raises InvalidRequestError for what can never run here. In the caller's thread."""
+        sequences = self.intake.sequences(request, samples, emit)
+        if not self.scheduler.fits_alone(sequences[0]):
+            prompt, answer = len(sequences[0].prompt), sequences[0].max_tokens
             raise InvalidRequestError(
-                f"A prompt of {len(made[0].prompt)} and an answer of up to {made[0].max_tokens} tokens do not fit "
+                f"A prompt of {prompt} and an answer of up to {answer} tokens do not fit "
                 f"into the {self._limits.bytes // 2**20} MiB for keys and values; lower max_tokens."
             )
-        return made
+        return sequences
 
     def run(self, closed: Callable[[], bool]) -> str:
-        """Serve until `closed()` ("closed") or nothing has come for `idle_seconds` ("idle")."""
+        """Serve until `closed()` ("closed"), or without a request for `idle_seconds` ("idle")."""
         while not closed():
             if not self._busy and not self._wait(closed):
                 return "idle"
@@ -114,12 +117,12 @@ class EngineLoop:
                 self._step()
             if self._options.check:
                 self.check_integrity()
-        self._keep(lambda: True)
+        self._write_prefixes(lambda: True)
         return "closed"
 
-    def _keep(self, go_on: Callable[[], bool]) -> None:
-        """Write prefixes to disk, one after another while nobody comes."""
-        while self._shelf is not None and go_on() and self._shelf.keep_one(self.scheduler.tree):
+    def _write_prefixes(self, proceed: Callable[[], bool]) -> None:
+        """Write prefixes to disk, one after another while `proceed()`."""
+        while self._prefix_store is not None and proceed() and self._prefix_store.write_next(self.scheduler.tree):
             self._stats.prefixes_kept += 1
 
     @property
@@ -128,11 +131,11 @@ class EngineLoop:
 
     def _wait(self, closed: Callable[[], bool]) -> bool:
         """Wait for a first request, then for its burst: as long as others follow within the window."""
-        self._rest()
+        self._report_idle()
         try:
             first = self._first()
         except queue.Empty:
-            return self.desk.stays_open()
+            return self.open_tickets.close_if_empty()
         self._take(first)
         until = time.monotonic() + 8 * self._options.burst_window
         while not closed() and time.monotonic() < until and first is not None:
@@ -143,19 +146,19 @@ class EngineLoop:
         return True
 
     def _first(self) -> Ticket | None:
-        """The next ticket. What is kept on disk is written in a pause that is more than one between two bursts."""
+        """The next ticket. Prefixes are written to disk in a pause longer than those between two bursts."""
         idle = self._options.idle_seconds
-        if self._shelf is not None:
+        if self._prefix_store is not None:
             try:
                 return self._inbox.get(timeout=min(PAUSE, idle or PAUSE))
             except queue.Empty:
-                self._keep(self._inbox.empty)
+                self._write_prefixes(self._inbox.empty)
         return self._inbox.get(timeout=idle)
 
-    def _rest(self) -> None:
-        """Nothing runs: give buffers back and note what is held."""
+    def _report_idle(self) -> None:
+        """Nothing runs: release buffers and update the gauges."""
         mx.clear_cache()
-        self._note()
+        self._update_gauges()
 
     def _drain(self) -> None:
         while True:
@@ -165,7 +168,7 @@ class EngineLoop:
                 return
 
     def _take(self, ticket: Ticket | None) -> None:
-        if ticket is None or not self.desk.knows(ticket.sequence):
+        if ticket is None or not self.open_tickets.has(ticket.sequence):
             return
         sequence = ticket.sequence
         entry = self._entries[sequence] = self.scheduler.add(sequence)
@@ -175,24 +178,28 @@ class EngineLoop:
             self._stats.prefill_shared += len(sequence.prompt)
 
     def _drop_cancelled(self) -> None:
-        """Let go of those who do not wait any longer; a row goes with the last of its riders."""
+        """Remove cancelled and overdue requests; a row is removed with its last subscriber."""
         now = time.monotonic()
-        gone = [rider for rider in self._entries if rider.cancelled or (rider.deadline or now) < now]
+        gone = [
+            subscriber for subscriber in self._entries if subscriber.cancelled or (subscriber.deadline or now) < now
+        ]
         over: list[Entry] = []
-        for rider in gone:
-            entry = self._entries[rider]
-            if entry.drop(rider):
+        for subscriber in gone:
+            entry = self._entries[subscriber]
+            if entry.unsubscribe(subscriber):
                 over.append(entry)
-            del self._entries[rider]
-            done = len(entry.sequence.tokens)
-            error = None if rider.cancelled else TimeoutError(f"The request's time ran out after {done} tokens.")
-            self.desk.settle(rider, error, cancelled=rider.cancelled)
+            del self._entries[subscriber]
+            produced = len(entry.sequence.tokens)
+            error = (
+                None if subscriber.cancelled else TimeoutError(f"The request's time ran out after {produced} tokens.")
+            )
+            self.open_tickets.resolve(subscriber, error, cancelled=subscriber.cancelled)
         if over:
             self._remove(over)
 
     def _remove(self, entries: list[Entry]) -> None:
         """Take entries out of queue and rows."""
-        self._note()
+        self._update_gauges()
         gone = set(entries)
         rows = [row for row, entry in enumerate(self.scheduler.running) if entry in gone]
         self.scheduler.leave(entries, self._runner.leave(rows) if rows else None)
@@ -213,7 +220,7 @@ class EngineLoop:
             sequence.begin(base.depth)
             if first:
                 sequence.admitted = now
-                self._stats.queue_seconds += sum(now - rider.arrival for rider in entry.riders)
+                self._stats.queue_seconds += sum(now - subscriber.arrival for subscriber in entry.subscribers)
                 self._stats.prefill_requested += len(sequence.prompt)
                 self._stats.prefill_shared += base.depth
             if sequence.finished:
@@ -222,34 +229,34 @@ class EngineLoop:
             self._finish(over)
 
     def _build(self) -> None:
-        """Compute one chunk of the prefix that somebody waits for."""
+        """Compute one chunk of the prefix that an entry waits for."""
         build = self.scheduler.next_build(time.monotonic())
         if build is None or self._fetch(build):
             return
         tokens = build.chunk(self._limits.chunk)
         if build.caches is None:
-            build.caches = self._runner.begin(build.state, len(build.tokens) - build.done)
+            build.caches = self._runner.begin(build.state, len(build.tokens) - build.computed)
         self._runner.grow(build.caches, tokens)
         mx.eval(state_arrays(build.caches))
         self._stats.prefill_steps += 1
         self._stats.prefill_computed += len(tokens)
         self._stats.prefill_shared -= len(tokens)
-        build.done += len(tokens)
-        if build.done == len(build.tokens):
+        build.computed += len(tokens)
+        if build.computed == len(build.tokens):
             state = self._runner.end(build.caches)
             self.scheduler.built(build, state, self._runner.size(state))
         mx.clear_cache()
 
     def _fetch(self, build: Build) -> bool:
-        """Take what is begun from disk, if there is more of it than here."""
-        if self._shelf is None or build.done > build.source.depth:
+        """Read the prefix from disk, if a file has more of it than is computed."""
+        if self._prefix_store is None or build.computed > build.source.depth:
             return False
-        length = self._shelf.longest(build.tokens, build.done)
-        state = self._shelf.take(build.tokens[:length]) if length else None
+        length = self._prefix_store.longest(build.tokens, build.computed)
+        state = self._prefix_store.take(build.tokens[:length]) if length else None
         if state is None:
             return False
         self._stats.prefixes_read += 1
-        self.scheduler.found(build, length, state, self._runner.size(state))
+        self.scheduler.restored(build, length, state, self._runner.size(state))
         return True
 
     def _step(self) -> None:
@@ -273,7 +280,7 @@ class EngineLoop:
             self._finish(over, {entries[index]: error for index, error in failed.items()})
 
     def _forward(self, pending: list[list[int]]) -> mx.array:
-        """Set the device to work on a step's logits."""
+        """Start computing a step's logits on the device."""
         logits = self._runner.step(pending)
         mx.async_eval(logits, *self._runner.arrays())
         return logits
@@ -281,7 +288,7 @@ class EngineLoop:
     def _accept(
         self, entries: list[Entry], choices: list[TokenChoice], failed: dict[int, BaseException]
     ) -> list[Entry]:
-        """Hand the chosen tokens to their sequences; returns the rows that are at their end."""
+        """Hand the chosen tokens to their sequences; returns the entries that have ended."""
         over = []
         for index, (entry, choice) in enumerate(zip(entries, choices, strict=True)):
             sequence = entry.sequence
@@ -324,30 +331,30 @@ class EngineLoop:
         if stats.steps % CLEAR_EVERY == 0:
             mx.clear_cache()
         if stats.steps % 16 == 0:
-            self._note()
+            self._update_gauges()
 
     def _recover(self, error: BaseException) -> None:
-        """A step failed: a lone row is to blame; of several, each is run again alone, and only the guilty one fails."""
+        """A step failed: a single row fails; several are requeued to run alone, so that only the cause fails."""
         entries = list(self.scheduler.running)
         log.warning("A step over %d rows failed: %s", len(entries), error)
         if len(entries) == 1:
             self._finish(entries, {entries[0]: ServerError(f"The model failed on this request: {error}")})
             return
         self._runner.leave(range(len(entries)))
-        self.scheduler.again(entries)
+        self.scheduler.requeue(entries)
         self._suspects.update(entry.sequence.id for entry in entries)
 
     def _finish(self, entries: list[Entry], failed: dict[Entry, BaseException] | None = None) -> None:
         self._remove(entries)
         for entry in entries:
             error = (failed or {}).get(entry)
-            for rider in entry.riders:
-                del self._entries[rider]
-                if rider is not entry.sequence and error is None:
-                    rider.answer_as(entry.sequence)
-                self.desk.settle(rider, error)
+            for subscriber in entry.subscribers:
+                del self._entries[subscriber]
+                if subscriber is not entry.sequence and error is None:
+                    subscriber.copy_answer(entry.sequence)
+                self.open_tickets.resolve(subscriber, error)
 
-    def _note(self) -> None:
+    def _update_gauges(self) -> None:
         stats, tree = self._stats, self.scheduler.tree
         stats.waiting, stats.running = len(self.scheduler.waiting), len(self.scheduler.running)
         stats.kv_bytes, stats.prefix_bytes = self._runner.nbytes, tree.bytes
@@ -356,17 +363,17 @@ class EngineLoop:
         stats.active_bytes, stats.peak_bytes = mx.get_active_memory(), mx.get_peak_memory()
 
     def check_integrity(self) -> None:
-        """Raise AssertionError unless tickets, entries, rows and prefixes tell the same story."""
+        """Raise AssertionError unless tickets, entries, rows and prefixes agree."""
         self.scheduler.check_integrity()
         entries = [*self.scheduler.waiting, *self.scheduler.running]
-        riders = {rider: entry for entry in entries for rider in entry.riders}
-        assert riders == self._entries, "an entry is lost or left over"
+        subscribers = {subscriber: entry for entry in entries for subscriber in entry.subscribers}
+        assert subscribers == self._entries, "an entry is lost or left over"
         assert self._runner.rows == len(self.scheduler.running), "rows and entries differ"
-        self.desk.check_integrity({rider.id for rider in riders})
+        self.open_tickets.check_integrity({subscriber.id for subscriber in subscribers})
 
     def free(self) -> None:
-        """Let go of the model, its caches and every prefix."""
-        del self._runner, self.scheduler, self._model, self._sampler, self.intake, self._shelf
+        """Free the model, its caches and every prefix."""
+        del self._runner, self.scheduler, self._model, self._sampler, self.intake, self._prefix_store
         self._entries = {}
         mx.synchronize()
         self._memory.release()

@@ -13,7 +13,7 @@ def kv_budget() -> int:
 
 
 class MemoryGuard:
-    """Bounds MLX's buffer cache, and on Metal wires the memory that it may use. `release` puts back what was set.
+    """Bounds MLX's buffer cache, and on Metal wires the memory that it may use. `release` restores the former limits.
 
     Both are settings of the process, not of an engine.
     """

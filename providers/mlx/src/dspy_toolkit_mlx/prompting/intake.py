@@ -25,11 +25,13 @@ __all__ = ["Intake"]
 
 
 TURN = 16
-"""Ordinary tokens that a message must have to be one: a role's name and the beginning of an answer have fewer."""
+"""Ordinary tokens that count as a message: a role's name and the start of an answer have fewer."""
 
 
 class Intake:
-    """What a model's requests are read with. Made by the engine thread, used by any. `words` is a mask's length.
+    """The tokenizer, template and grammars of a model. Made by the engine thread, used by any.
+
+    `words` is the length of a mask.
 
     Raises ModelError for a tokenizer without chat template or without `tokenizer.json`.
     """
@@ -75,12 +77,12 @@ class Intake:
         """Make a sequence for each (rollout, completion) of a request. Raises `dspy.lm15` errors and GrammarError."""
         ready = self._renderer.prepare(request)
         now = time.monotonic()
-        twin, turns = _twin(ready), self._turns(ready.prompt)
+        duplicate_key, turns = _duplicate_key(ready), self._turns(ready.prompt)
         return [
             Sequence(
                 prompt=ready.prompt,
                 sampling=ready.sample(rollout, completion),
-                twin=twin,
+                duplicate_key=duplicate_key,
                 turns=turns,
                 max_tokens=ready.max_tokens,
                 token_bytes=self._bytes.__getitem__,
@@ -95,10 +97,10 @@ class Intake:
         ]
 
     def _turns(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
-        """Where the messages of a prompt begin, told by the special tokens that chat templates put between them.
+        """Where messages of a prompt begin, by the special tokens that chat templates put between them.
 
-        The first of them ends what all calls of a program share, the last what all its calls with the same
-        demonstrations do.
+        All calls of a program share what is before the first; all calls with the same demonstrations share what is
+        before the last.
         """
         marks = [index + 1 for index, token in enumerate(prompt) if token in self._special]
         starts = [start for start, end in pairwise([*marks, len(prompt)]) if end - start > TURN]
@@ -113,7 +115,7 @@ class Intake:
 
 
 class _TokenBytes(dict[int, bytes]):
-    """What each token writes; special tokens write nothing."""
+    """The bytes of each token; special tokens have none."""
 
     def __init__(self, tokenizer: LLTokenizer):
         super().__init__()
@@ -125,8 +127,8 @@ class _TokenBytes(dict[int, bytes]):
         return data
 
 
-def _twin(ready: Prepared) -> Hashable | None:
-    """What an answer follows from when nothing is left to chance: every field but the deadline and the seed."""
+def _duplicate_key(ready: Prepared) -> Hashable | None:
+    """What determines an answer without randomness: every field but the deadline and the seed."""
     if ready.sampling.temperature > 0:
         return None
     sampling = replace(ready.sampling, seed=0)

@@ -29,13 +29,13 @@ For each function call, return a json object with function name and arguments wi
 def chat(request: Request, described: tuple[str, str] | None, tools: Sequence[Any] = ()) -> list[dict[str, Any]]:
     """The messages of a request, the system message first.
 
-    `described` are the marks around a call where the template knows no tools: the system message then tells which
-    there are, calls become text and results a user's turn.
+    `described` are the marks around a call if the template has no tools: the system message then describes them, calls
+    become text and results a user's turn.
     """
     messages = [plain for message in request.messages for plain in _plain(message)]
     system = system_text(request)
     if described is not None:
-        messages = _told(messages, *described)
+        messages = _flattened(messages, *described)
         if tools:
             listed = "\n".join(json.dumps(function_schema(tool), ensure_ascii=False) for tool in tools)
             text = _DESCRIPTION.format(tools=listed, start=described[0], end=described[1])
@@ -79,9 +79,9 @@ def _plain(message: Message) -> list[dict[str, Any]]:
     return [*results, out] if texts or calls or not results else results
 
 
-def _told(messages: list[dict[str, Any]], start: str, end: str) -> list[dict[str, Any]]:
-    """Calls and results as text; what would be two turns of the user in a row becomes one."""
-    told: list[dict[str, Any]] = []
+def _flattened(messages: list[dict[str, Any]], start: str, end: str) -> list[dict[str, Any]]:
+    """Calls and results as text; consecutive user turns become one."""
+    flattened: list[dict[str, Any]] = []
     for message in messages:
         role, content = message["role"], message["content"]
         for call in message.get("tool_calls", ()):
@@ -89,13 +89,13 @@ def _told(messages: list[dict[str, Any]], start: str, end: str) -> list[dict[str
             content += f"{chr(10) if content else ''}{start}\n{written}\n{end}"
         if role == "tool":
             role, content = "user", f"<tool_response>\n{content}\n</tool_response>"
-        if told and role == "user" and told[-1].get("joins") and (told[-1]["role"] == "user"):
-            told[-1]["content"] += f"\n{content}"
+        if flattened and role == "user" and flattened[-1].get("joins") and (flattened[-1]["role"] == "user"):
+            flattened[-1]["content"] += f"\n{content}"
         else:
-            told.append({"role": role, "content": content})
+            flattened.append({"role": role, "content": content})
             if "reasoning_content" in message:
-                told[-1]["reasoning_content"] = message["reasoning_content"]
-        told[-1]["joins"] = message["role"] == "tool"
-    for message in told:
+                flattened[-1]["reasoning_content"] = message["reasoning_content"]
+        flattened[-1]["joins"] = message["role"] == "tool"
+    for message in flattened:
         del message["joins"]
-    return told
+    return flattened

@@ -1,4 +1,4 @@
-"""A DSPy request becomes prompt tokens and options. Runs in the caller's thread; refuses by name what it cannot do."""
+"""A DSPy request becomes prompt tokens and options. Runs in the caller's thread; names what it refuses."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ METADATA: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] 
     "timeout": (_number, lambda v: v > 0, "seconds above 0"),
     "thinking_tokens": (_integer, lambda v: v > 0, "a whole number above 0"),
 }
-"""Options that travel in `metadata`, for DSPy's requests have no field for them: reader, check, what is expected."""
+"""Options in `metadata`, because DSPy's requests have no field for them: reader, check, expectation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class PromptRenderer:
         thought = None
         if opened is not None:
             allowed = budget(config.reasoning, options.get("thinking_tokens"), max_tokens)
-            thought = ThoughtPlan(opened=opened, asked=config.reasoning is not None, budget=allowed)
+            thought = ThoughtPlan(opened=opened, requested=config.reasoning is not None, budget=allowed)
         return Prepared(
             prompt=tuple(prompt),
             sampling=Sampling(
@@ -227,22 +227,24 @@ class PromptRenderer:
     def _prompt(self, request: Request, tools: ToolPlan | None, *, constrained: bool) -> tuple[list[int], bool | None]:
         """The tokens; and whether they end inside a thought, None if the answer holds no thought."""
         reasoning = request.config.reasoning
-        wanted = None if reasoning is None else not reasoning.is_off
-        if wanted and self._thinker is None:
+        requested = None if reasoning is None else not reasoning.is_off
+        if requested and self._thinker is None:
             raise UnsupportedFeatureError(
                 "This model does not think before it answers; leave the reasoning effort out.",
                 feature="config.reasoning",
             )
         options: dict[str, Any] = {}
         if tools is not None and self._described is None:
-            options["tools"] = [function_schema(tool) for tool in tools.told]
-        if wanted is not None or constrained:
-            options |= dict.fromkeys(self._variables, bool(wanted))  # a constrained answer has no thought unless asked
-        told = () if tools is None else tools.told
-        text = self._render(chat(request, self._described, told), options)
+            options["tools"] = [function_schema(tool) for tool in tools.declared]
+        if requested is not None or constrained:
+            options |= dict.fromkeys(
+                self._variables, bool(requested)
+            )  # no thought in a constrained answer unless requested
+        declared = () if tools is None else tools.declared
+        text = self._render(chat(request, self._described, declared), options)
         if self._thinker is None:
             return self._encode(text), None
-        text, opened = self._thinker.settle(text, wanted=wanted, constrained=constrained)
+        text, opened = self._thinker.settle(text, requested=requested, constrained=constrained)
         return self._encode(text), opened
 
     def _render(self, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> str:

@@ -5,11 +5,11 @@ A step's tokens are given to the model as a batch of single tokens, whatever row
       rows      a: 1 token    b: 4 tokens         c: 1 token
       model     [a0]          [b0] [b1] [b2] [b3] [c0]            shape (6, 1)
 
-Everything in a transformer but attention treats tokens alike, so only attention has to know better. Models of mlx-lm
-call `scaled_dot_product_attention`, imported by name from their base module; `hook` replaces that name with a function
-that sends our cache's layers here and everything else where it went before. Scores against a prefix are one matrix
-product for all rows that share it (Hydragen, arXiv 2402.05099), and the two softmaxes are joined by their maxima and
-sums, which is exact.
+Everything in a transformer but attention treats tokens alike, so only attention needs to know the rows. Models of
+mlx-lm call `scaled_dot_product_attention`, imported by name from their base module; `hook` replaces that name with a
+function that calls our layers for our caches and the original function for everything else. Scores against a prefix are
+one matrix product for all rows that share it (Hydragen, arXiv 2402.05099), and the two softmaxes are joined by their
+maxima and sums, which is exact.
 """
 
 import sys
@@ -169,8 +169,8 @@ class FlatLayer:
         for index, block in enumerate(plan.blocks):
             keys, values = self._operands(block)
             queries = self._block_queries(flat, block)
-            found = _partial(queries, keys, values, plan.tail_mask(index, self.window))
-            for part, value in zip(parts, found, strict=True):
+            partials = _partial(queries, keys, values, plan.tail_mask(index, self.window))
+            for part, value in zip(parts, partials, strict=True):
                 part.append(value)
         out, top, total = (self._order(part) for part in parts)
         return out, top, total
@@ -245,19 +245,19 @@ def _partial_on_host(
             folded = queries[line : line + lines, :, at : at + width]
             count, _, inside, _ = folded.shape
             scores = folded.reshape(count, groups, -1, size) @ keys[line : line + lines].swapaxes(-1, -2)
-            shown = scores.reshape(count, groups, heads // groups, inside, columns)
+            lines_of_scores = scores.reshape(count, groups, heads // groups, inside, columns)
             part = None
             if seen is not None:
                 some = seen[line : line + lines] if seen.shape[0] > 1 else seen
                 part = (some[:, :, at : at + width] if seen.shape[2] > 1 else some)[:, :, None]
-            top, total = host.weights(shown, part)
-            out = shown.reshape(scores.shape) @ values[line : line + lines]
+            top, total = host.weights(lines_of_scores, part)
+            out = lines_of_scores.reshape(scores.shape) @ values[line : line + lines]
             shape = (count, heads, inside)
             parts.append((out.reshape(*shape, -1), top.reshape(*shape, 1), total.reshape(*shape, 1)))
     if len(parts) == 1:
         return parts[0]
     axis = 2 if batch == 1 else 0
-    out, top, total = (mx.concatenate(list(each), axis=axis) for each in zip(*parts, strict=True))
+    out, top, total = (mx.concatenate(list(part), axis=axis) for part in zip(*parts, strict=True))
     return out, top, total
 
 
@@ -296,7 +296,7 @@ def hook(model: Any) -> bool:
     Sets names in modules of mlx-lm for the whole process; other caches, and other threads than an engine's, are served
     as before.
     """
-    found = False
+    hooked = False
     for module in {type(part).__module__ for part in model.modules()}:
         namespace = sys.modules[module]
         current = getattr(namespace, "scaled_dot_product_attention", None)
@@ -304,5 +304,5 @@ def hook(model: Any) -> bool:
             namespace.scaled_dot_product_attention = _dispatch  # type: ignore[attr-defined]
         if getattr(namespace, "swiglu", None) is activations.swiglu:
             namespace.swiglu = host.swiglu  # type: ignore[attr-defined]
-        found = found or current in (_original, _dispatch)
-    return found
+        hooked = hooked or current in (_original, _dispatch)
+    return hooked

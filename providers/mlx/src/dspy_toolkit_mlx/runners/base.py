@@ -4,8 +4,8 @@ Two runners behind one protocol. `FlatRunner` lays the tokens of all rows end to
 (see attention.py); it needs plain or sliding-window attention through mlx-lm's common function. `PaddedRunner` uses
 mlx-lm's own batch caches, copies prefixes, and so runs every other kind: SSM, convolution, hybrids.
 
-A *state* is what a prefix leaves behind. Both runners treat states as immutable. Everything here belongs to the engine
-thread; nothing is computed until the arrays that come back are evaluated.
+A *state* is what the model has computed for a prefix. Both runners treat states as immutable. Everything here belongs
+to the engine thread; nothing is computed until the arrays that come back are evaluated.
 """
 
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ class Runner(Protocol):
         ...
 
     def arrays(self) -> list[mx.array]:
-        """What a step has written into caches and its logits do not depend on: to be evaluated with them."""
+        """Arrays that a step has written to caches without the logits depending on them: evaluate them together."""
         ...
 
     def footprint(self) -> tuple[int, int]:
@@ -87,17 +87,17 @@ class Runner(Protocol):
     def nbytes(self) -> int: ...
 
 
-def collect(value: Any, found: list[mx.array]) -> None:
+def collect(value: Any, arrays: list[mx.array]) -> None:
     """Append the arrays in nested lists and tuples to `found`."""
     if isinstance(value, mx.array):
-        found.append(value)
+        arrays.append(value)
     elif isinstance(value, list | tuple):
         for item in value:
-            collect(item, found)
+            collect(item, arrays)
 
 
 def state_arrays(state: Any) -> list[mx.array]:
     """The arrays of a state, to be evaluated."""
-    found: list[mx.array] = []
-    collect([getattr(part, "state", part) for part in state], found)
-    return found
+    arrays: list[mx.array] = []
+    collect([getattr(part, "state", part) for part in state], arrays)
+    return arrays

@@ -1,4 +1,4 @@
-"""Exponentials by numpy where MLX's CPU backend is slow at them.
+"""Exponentials by numpy where MLX's CPU backend computes them slowly.
 
 On x86 MLX 0.32 takes about 15 ns for the exponential of one number and numpy's vector code 0.6: more of a prompt's time
 then goes into softmax and SiLU than into all matrix products. Here those are computed on the host, in place, in blocks
@@ -40,11 +40,11 @@ def enable() -> bool:
 @contextmanager
 def off() -> Iterator[None]:
     """Leave everything to MLX, in this thread."""
-    before, _thread.on = getattr(_thread, "on", False), False
+    previous, _thread.on = getattr(_thread, "on", False), False
     try:
         yield
     finally:
-        _thread.on = before
+        _thread.on = previous
 
 
 def active(like: mx.array, numbers: int) -> bool:
@@ -130,21 +130,21 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float,
     """Attention as MLX's for one sequence: queries (1, heads, tokens, size); `mask` None, "causal" or booleans."""
     _, heads, tokens, size = queries.shape
     groups, length = keys.shape[1], keys.shape[2]
-    before = length - tokens
+    prefix = length - tokens
     causal = isinstance(mask, str)
     seen = None if mask is None or causal else _view(mask).reshape(tokens, length)
     if causal:
-        seen = np.arange(length)[None] <= np.arange(tokens)[:, None] + before
+        seen = np.arange(length)[None] <= np.arange(tokens)[:, None] + prefix
     queries = queries * scale
     parts = []
     rows = block(heads * length)
     for at in range(0, tokens, rows):
         end = min(at + rows, tokens)
-        columns = before + end if causal else length
+        columns = prefix + end if causal else length
         folded = queries[:, :, at:end].reshape(1, groups, -1, size)
         scores = folded @ keys[:, :, :columns].swapaxes(-1, -2)
-        shown = scores.reshape(1, groups, heads // groups, end - at, columns)
-        _, total = weights(shown, None if seen is None else seen[at:end, :columns])
-        out = shown.reshape(scores.shape) @ values[:, :, :columns] / total.reshape(1, groups, -1, 1)
+        grouped = scores.reshape(1, groups, heads // groups, end - at, columns)
+        _, total = weights(grouped, None if seen is None else seen[at:end, :columns])
+        out = grouped.reshape(scores.shape) @ values[:, :, :columns] / total.reshape(1, groups, -1, 1)
         parts.append(out.reshape(1, heads, end - at, values.shape[-1]))
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)

@@ -1,4 +1,4 @@
-"""A model whose logits are computed only where they are wanted."""
+"""A model whose logits are computed only at the positions that are sampled."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ __all__ = ["Head"]
 
 
 class Head:
-    """Makes the model compute logits only where they are wanted, by picking positions of the backbone's output."""
+    """Makes the model compute logits only at picked positions of the backbone's output."""
 
     def __init__(self, model: Any):
         self.model = model
@@ -50,7 +50,7 @@ def _picking_call(self: Any, *args: Any, **kwargs: Any) -> Any:
 def _backbone(model: Any) -> Any:
     for owner in (model, getattr(model, "language_model", None)):
         for name in ("model", "backbone", "transformer"):
-            found = getattr(owner, name, None) if owner is not None else None
-            if found is not None and hasattr(found, "layers"):
-                return found
+            candidate = getattr(owner, name, None) if owner is not None else None
+            if candidate is not None and hasattr(candidate, "layers"):
+                return candidate
     return None

@@ -139,6 +139,6 @@ class PaddedRunner(Runner):
         return order
 
     def arrays(self) -> list[mx.array]:
-        found: list[mx.array] = []
-        collect([getattr(cache, "state", None) for cache in self._caches], found)
-        return found
+        arrays: list[mx.array] = []
+        collect([getattr(cache, "state", None) for cache in self._caches], arrays)
+        return arrays

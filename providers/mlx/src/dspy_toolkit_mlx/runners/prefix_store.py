@@ -1,9 +1,9 @@
-"""Prefixes on disk: what one process computed and many requests shared, the next reads instead of computing it.
+"""Prefixes on disk: what one process computed and many requests shared, later processes read.
 
     <directory>/<model>/<tokens>-<digest of the tokens>.safetensors
 
-A file appears under its name when it is whole. It is used only if its header says that it is this model's state of
-these very tokens, with every shape and type that such a state has; anything else is left alone, with a line in the log.
+A file appears under its name when it is complete. It is used only if its header names this model and these tokens and
+has the shapes and types of such a state; any other file is ignored, with a line in the log.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ from dspy_toolkit_mlx.models.checkpoint import read_header
 from dspy_toolkit_mlx.runners.base import Runner
 from dspy_toolkit_mlx.scheduling.prefix_tree import PrefixTree
 
-__all__ = ["PrefixShelf", "fingerprint"]
+__all__ = ["PrefixStore", "fingerprint"]
 
 log = logging.getLogger(__name__)
 
 FORMAT = "dspy-toolkit prefix 1"
 SEEN = 8
-"""Requests that must have come through a prefix before it is worth a file."""
+"""Requests that must share a prefix before it is written."""
 LONG = 256
-"""Tokens that a prefix must have, and must be longer by than a kept one that it begins with."""
+"""Tokens that a prefix must have beyond the longest stored prefix of it."""
 STALE = 600.0
-"""Seconds after which a file that was begun and never finished is one of a process that is gone."""
+"""Seconds after which an unfinished file belongs to a process that has ended."""
 _UNFINISHED = "unfinished-"
 _TYPES = {
     mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.uint8: "U8", mx.uint32: "U32", mx.int32: "I32",
@@ -58,11 +58,11 @@ def _digest(tokens: Rows[int]) -> str:
     return hashlib.blake2b(array("q", tokens).tobytes(), digest_size=16).hexdigest()
 
 
-class PrefixShelf:
+class PrefixStore:
     """The files of one model under `directory`, which models share: together they keep to `max_bytes`.
 
     Belongs to the engine thread. Several processes may use one directory; the least recently used files go first.
-    Nothing here raises for a file or a disk that is not as it should be: then there is no file.
+    Nothing here raises for a damaged file or a full disk; that counts as no file.
     """
 
     def __init__(self, directory: Path, max_bytes: int, model: Any, runner: Runner):
@@ -71,15 +71,13 @@ class PrefixShelf:
         self._runner = runner
         self._model = fingerprint(model, runner)
         self._own = directory / self._model
-        self._known: dict[int, set[str]] = {}
+        self._files: dict[int, set[str]] = {}
         self._full = False
         self._written: set[str] = set()
         try:
             state = runner.extend(None, [0])
             self._layout = {name: (_TYPES[part.dtype], part.shape) for name, part in runner.pack(state).items()}
-            self._own.mkdir(
-                parents=True, exist_ok=True, mode=0o700
-            )  # what a model made of prompts is as private as they
+            self._own.mkdir(parents=True, exist_ok=True, mode=0o700)  # states are as private as the prompts
             self._look()
         except (OSError, TypeError, KeyError) as error:
             log.warning("Prefixes of this model are not kept on disk: %s", error)
@@ -92,12 +90,12 @@ class PrefixShelf:
         for file in self._own.glob("*-*.safetensors"):
             length, _, digest = file.stem.partition("-")
             if length.isdecimal():
-                self._known.setdefault(int(length), set()).add(digest)
+                self._files.setdefault(int(length), set()).add(digest)
 
     def longest(self, tokens: Rows[int], beyond: int) -> int:
-        """The length of the longest prefix of `tokens` that there is a file of, if longer than `beyond`; else 0."""
-        for length in sorted(self._known, reverse=True):
-            if beyond < length <= len(tokens) and _digest(tokens[:length]) in self._known[length]:
+        """The length of the longest stored prefix of `tokens`, if longer than `beyond`; else 0."""
+        for length in sorted(self._files, reverse=True):
+            if beyond < length <= len(tokens) and _digest(tokens[:length]) in self._files[length]:
                 return length
         return 0
 
@@ -109,14 +107,14 @@ class PrefixShelf:
             os.utime(file)
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError is MLX's for a file it cannot load
             log.warning("The prefix file %s is ignored: it %s", file, error)
-            self._known[len(tokens)].discard(_digest(tokens))
+            self._files[len(tokens)].discard(_digest(tokens))
             return None
         return state
 
     def _read(self, file: Path, tokens: Rows[int]) -> Any:
-        _, _, found = read_header(file)
+        _, _, tensors = read_header(file)
         expected = {name: self._shape(name, len(tokens)) for name in self._layout}
-        have = {name: (tensor.type, tensor.shape) for name, tensor in found.items()}
+        have = {name: (tensor.type, tensor.shape) for name, tensor in tensors.items()}
         if have != expected:
             wrong = sorted(name for name in have.keys() | expected if have.get(name) != expected.get(name))
             raise ValueError(f"has other arrays than a state of this model, first {wrong[0]!r}")
@@ -138,20 +136,20 @@ class PrefixShelf:
     def _file(self, tokens: Rows[int]) -> Path:
         return self._own / f"{len(tokens)}-{_digest(tokens)}.safetensors"
 
-    def keep_one(self, tree: PrefixTree) -> bool:
-        """Write the next prefix of the tree that many requests came through; False if there is none left."""
+    def write_next(self, tree: PrefixTree) -> bool:
+        """Write the next prefix of the tree that many requests share; False if there is none left."""
         if self._full:
             return False
         for node in tree.shared(SEEN, LONG):
             tokens = node.tokens()
-            kept = max((length for length in self._known if _digest(tokens[:length]) in self._known[length]), default=0)
-            if len(tokens) - kept >= LONG and _digest(tokens) not in self._written:
-                self._written.add(_digest(tokens))  # once: two that do not fit together would take turns for ever
+            stored = self.longest(tokens, 0)
+            if len(tokens) - stored >= LONG and _digest(tokens) not in self._written:
+                self._written.add(_digest(tokens))  # once: two that do not fit together would alternate for ever
                 return self.put(tokens, tree.state(node))
         return False
 
     def put(self, tokens: Rows[int], state: Any) -> bool:
-        """Write a state of these tokens, making room for it. Whether it is there now."""
+        """Write a state of these tokens, evicting older files; returns whether it is stored."""
         arrays = self._runner.pack(state)
         size = sum(part.nbytes for part in arrays.values())
         file = self._file(tokens)
@@ -166,7 +164,7 @@ class PrefixShelf:
             unfinished.unlink(missing_ok=True)
             self._full = True
             return False
-        self._known.setdefault(len(tokens), set()).add(_digest(tokens))
+        self._files.setdefault(len(tokens), set()).add(_digest(tokens))
         log.info("A prefix of %d tokens is kept in %s (%d bytes)", len(tokens), file, size)
         return True
 
@@ -179,5 +177,5 @@ class PrefixShelf:
             held -= bytes_
             if oldest.parent == self._own:
                 length, _, digest = oldest.stem.partition("-")
-                self._known.get(int(length) if length.isdecimal() else -1, set()).discard(digest)
+                self._files.get(int(length) if length.isdecimal() else -1, set()).discard(digest)
         return held + size <= self._max_bytes

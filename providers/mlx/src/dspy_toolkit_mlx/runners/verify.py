@@ -1,4 +1,4 @@
-"""Does a runner give what the bare model gives? Asked once per load, with random tokens, before anything is served."""
+"""Whether a runner gives the logits of the bare model: checked once per load, before any request."""
 
 import copy
 import logging
@@ -45,14 +45,14 @@ _APPENDED = ([4, 13, 5], [6])
 
 def _references(model: Any) -> tuple[list[mx.array], int]:
     """Logits of the bare model at the points that `deviation` looks at."""
-    found = []
+    references = []
     for row, more in zip(_ROWS, _APPENDED, strict=True):
         cache = make_prompt_cache(model)
         model(mx.array([_SHARED]), cache=cache)
-        found.append(model(mx.array([row]), cache=cache)[0, -1])
-        found.append([model(mx.array([[token]]), cache=cache)[0, -1] for token in more][-1])
-    mx.eval(found)
-    return found, found[0].shape[-1]
+        references.append(model(mx.array([row]), cache=cache)[0, -1])
+        references.append([model(mx.array([[token]]), cache=cache)[0, -1] for token in more][-1])
+    mx.eval(references)
+    return references, references[0].shape[-1]
 
 
 def deviation(runner: Runner, references: list[mx.array]) -> float:

@@ -1,8 +1,8 @@
-"""A radix tree over token ids: which prompts begin alike, and whose computed state is kept.
+"""A radix tree over token ids: which prompts share a prefix, and which prefixes have a computed state.
 
-Every prompt that arrives is inserted, so a node's end is a place where prompts part. `seen` counts the prompts that
-came through; a node seen twice is worth computing once. A node may hold a *state* (what the runner makes of the tokens
-from the root to the node's end): bytes of it are bounded, least recently used goes first, pinned never.
+Every prompt is inserted, so nodes end where prompts diverge. `seen` counts the prompts that pass through a node; a node
+seen twice is worth computing once. A node may hold a *state* (what the runner computes for the tokens from the root to
+the node's end). The bytes of states are bounded: the least recently used is evicted first, pinned ones never.
 
       root ── "system, demos" (seen 64, state) ─┬─ "question 1" (seen 1)
                                                 ├─ "question 2" (seen 1)
@@ -38,7 +38,7 @@ def common(a: Tokens, b: Tokens) -> int:
 
 @dataclass(eq=False, slots=True)
 class Memory:
-    """What a state lies in, and those that were cut from it: it is given back when the last of them goes."""
+    """The memory of a state and of those cut from it; it is freed with the last of them."""
 
     bytes: int
     states: int = 0
@@ -47,12 +47,24 @@ class Memory:
 class Node:
     """Tokens `edge` between a parent and here. `depth` counts tokens from the root; `states` those at or below.
 
-    `loners` are the children that only one prompt came through. `turn` marks where a message of a chat begins.
+    `single_use` counts the children that only one prompt passes through. `turn` marks the start of a chat message.
     """
 
     __slots__ = (
-        "bytes", "children", "depth", "edge", "last_use", "loners", "memory", "parent", "pins", "seen", "state",
-        "states", "turn", "users",
+        "bytes",
+        "children",
+        "depth",
+        "edge",
+        "last_use",
+        "memory",
+        "parent",
+        "pins",
+        "seen",
+        "single_use",
+        "state",
+        "states",
+        "turn",
+        "users",
     )  # fmt: skip
 
     def __init__(self, edge: Tokens, parent: "Node | None", last_use: int = 0):
@@ -61,7 +73,7 @@ class Node:
         self.depth = (parent.depth if parent else 0) + len(edge)
         self.children: dict[int, Node] = {}
         self.seen = 0
-        self.loners = 0
+        self.single_use = 0
         self.turn = False
         self.pins = 0
         self.users = 0
@@ -84,7 +96,7 @@ class Node:
 
 class PrefixTree:
     """The tree of one engine. `cut(state, length, copy)` returns a state of the first `length` tokens of a longer one,
-    which lies in the same memory unless `copy`. `bytes` is what all states hold, what several lie in counted once.
+    in the same memory unless `copy`. `bytes` is the memory of all states, shared memory counted once.
     """
 
     def __init__(
@@ -98,7 +110,7 @@ class PrefixTree:
         self._cut = cut
         self._clock = 0
         self._root = Node((), None)
-        self._held: set[Node] = set()
+        self._states_held: set[Node] = set()
 
     @property
     def sliceable(self) -> bool:
@@ -106,10 +118,10 @@ class PrefixTree:
 
     @property
     def entries(self) -> int:
-        return len(self._held)
+        return len(self._states_held)
 
     def insert(self, tokens: Tokens) -> Node:
-        """Count a prompt and return the node where it ends. Splits an edge where it parts from earlier prompts."""
+        """Count a prompt and return the node where it ends. Splits an edge where it diverges from earlier prompts."""
         self._clock += 1
         node, at = self._root, 0
         node.seen += 1
@@ -122,7 +134,7 @@ class PrefixTree:
             elif (shared := common(child.edge, tokens[at:])) < len(child.edge):
                 child = self._split(child, shared)
             child.seen += 1
-            node.loners += {1: 1, 2: -1}.get(child.seen, 0)
+            node.single_use += {1: 1, 2: -1}.get(child.seen, 0)
             child.last_use = self._clock
             node, at = child, child.depth
         return node
@@ -131,7 +143,7 @@ class PrefixTree:
         """Put a node `length` tokens into the edge of `node`, which keeps its state, pins and children; return it."""
         assert node.parent is not None
         upper = Node(node.edge[:length], node.parent, node.last_use)
-        upper.seen, upper.states, upper.loners = node.seen, node.states, int(node.seen == 1)
+        upper.seen, upper.states, upper.single_use = node.seen, node.states, int(node.seen == 1)
         node.parent.children[node.edge[0]] = upper
         node.edge = node.edge[length:]
         node.parent = upper
@@ -162,7 +174,7 @@ class PrefixTree:
             donor = self._donor(node)
             assert donor.memory is not None
             size = donor.bytes * node.depth // donor.depth
-            # What is cut off keeps all of the memory it lies in; where that is much more, it gets its own.
+            # A cut state keeps the whole memory alive; if that is much more than it needs, it is copied.
             alone = 2 * size < donor.memory.bytes
             state = self._cut(donor.state, node.depth, alone)
             self.store(node, state, size, None if alone else donor.memory)
@@ -178,13 +190,14 @@ class PrefixTree:
     def shared(self, seen: int, depth: int) -> list[Node]:
         """Nodes that hold a state, of at least `depth` tokens and so many prompts, the shortest first."""
         return sorted(
-            (node for node in self._held if node.seen >= seen and node.depth >= depth), key=lambda node: node.depth
+            (node for node in self._states_held if node.seen >= seen and node.depth >= depth),
+            key=lambda node: node.depth,
         )
 
     def store(self, node: Node, state: Any, size: int, memory: Memory | None = None) -> None:
         """Keep a state of `size` bytes at `node`, replacing one that is there. Does not evict: call `trim`.
 
-        `memory` is what it lies in, if others do too.
+        `memory` is passed if other states share it.
         """
         if node.state is None:
             for ancestor in node.path():
@@ -194,7 +207,7 @@ class PrefixTree:
         self.bytes += memory.bytes if memory.states == 1 else 0
         self._free(node)
         node.state, node.bytes, node.memory = state, size, memory
-        self._held.add(node)
+        self._states_held.add(node)
         self._clock += 1
         node.last_use = self._clock
 
@@ -217,11 +230,11 @@ class PrefixTree:
         node.users -= 1
 
     def trim(self, max_bytes: int | None = None) -> int:
-        """Drop unpinned states until the bytes fit, least recently used first, then longest; returns how many went."""
+        """Drop unpinned states until the bytes fit, least recently used first, then longest; returns their number."""
         limit = self.max_bytes if max_bytes is None else max_bytes
         dropped = 0
         while self.bytes > limit:
-            free = [node for node in self._held if node.pins == 0]
+            free = [node for node in self._states_held if node.pins == 0]
             if not free:
                 break
             self._drop(min(free, key=lambda node: (node.last_use, -node.depth)))
@@ -236,7 +249,7 @@ class PrefixTree:
             ancestor.states -= 1
         self._free(node)
         node.state, node.bytes, node.memory = None, 0, None
-        self._held.discard(node)
+        self._states_held.discard(node)
 
     def _free(self, node: Node) -> None:
         if node.memory is not None:
@@ -244,13 +257,13 @@ class PrefixTree:
             self.bytes -= 0 if node.memory.states else node.memory.bytes
 
     def _forget(self) -> None:
-        """Forget the older half of the prompts that hold no state, so that the tree's own size is bounded."""
+        """Forget the older half of the prompts without a state, which bounds the size of the tree itself."""
         leaves = [node for node in self._walk() if not node.children and self._idle(node)]
         for leaf in sorted(leaves, key=lambda node: node.last_use)[: (len(leaves) + 1) // 2]:
             node = leaf
             while node.parent is not None and not node.children and self._idle(node):
                 del node.parent.children[node.edge[0]]
-                node.parent.loners -= node.seen == 1
+                node.parent.single_use -= node.seen == 1
                 self.tokens -= len(node.edge)
                 node = node.parent
 
@@ -261,7 +274,7 @@ class PrefixTree:
     def clear(self) -> None:
         """Forget everything that is not pinned."""
         self.trim(0)
-        if not self._held and not self.users():
+        if not self._states_held and not self.users():
             self._root = Node((), None)
             self.tokens = 0
 
@@ -287,7 +300,7 @@ class PrefixTree:
             below = sum(child.states for child in node.children.values())
             assert node.states == below + (node.state is not None), "states below are miscounted"
             assert node.pins >= 0, "negative pins"
-            assert node.loners == sum(child.seen == 1 for child in node.children.values()), "loners are miscounted"
+            assert node.single_use == sum(child.seen == 1 for child in node.children.values()), "loners are miscounted"
             assert node.pins == 0 or node.state is not None or node is self._root, "a pinned state is gone"
             for first, child in node.children.items():
                 assert child.edge[0] == first, "a child is filed under another token"
@@ -297,7 +310,7 @@ class PrefixTree:
                 tokens += len(child.edge)
             if node.state is not None:
                 held.add(node)
-        assert held == self._held, "a state is not on the list"
+        assert held == self._states_held, "a state is not on the list"
         memories = Counter(id(node.memory) for node in held)
         assert all(memories[id(node.memory)] == node.memory.states for node in held if node.memory), "states are lost"
         sizes = {id(node.memory): node.memory.bytes for node in held if node.memory}

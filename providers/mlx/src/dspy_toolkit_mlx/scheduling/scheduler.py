@@ -1,7 +1,7 @@
-"""Who runs next: plain Python over token ids and counts, no array library.
+"""Which sequences run next: plain Python over token ids and counts, no array library.
 
-A sequence waits until the prefix it shares with others (running, waiting or gone) is computed, then joins the running
-rows with the rest of its prompt. One prefix is built at a time, a chunk between two steps of the rows.
+A sequence waits until the prefix that it shares with others (running, waiting or finished) is computed, then joins the
+running rows with the rest of its prompt. One prefix is built at a time, a chunk between two steps of the rows.
 """
 
 import logging
@@ -17,12 +17,12 @@ __all__ = ["Build", "Entry", "Limits", "Scheduler"]
 
 log = logging.getLogger(__name__)
 
-GAIN = 64
-"""Tokens that sharing must save (length times the other prompts that came through) before a prefix is built for it."""
-ALONE = 32
-"""Tokens from which what is new in a prompt is kept for those to come."""
-CROWD = 4
-"""Branches at a fork from which on they tell what the next will be: if most were taken once, it will be too."""
+MIN_SAVING = 64
+"""Tokens that sharing must save (length times the number of other prompts) before a prefix is built for it."""
+MIN_KEPT = 32
+"""New tokens of a prompt from which on their state is kept for later prompts."""
+MANY_BRANCHES = 4
+"""Branches at a node from which on they predict the next: if most were used once, it will be, too."""
 
 
 @dataclass(kw_only=True)
@@ -45,62 +45,62 @@ class Limits:
 class Entry:
     """A sequence's place in the queue, then among the rows. `base` is the pinned prefix that it runs behind.
 
-    `riders` are those who get the answer: the sequence itself, until it is dropped, and its twins that came later.
+    `subscribers` get the answer: the sequence itself, until it unsubscribes, and its later duplicates.
     """
 
     sequence: Sequence
     leaf: Node
-    riders: list[Sequence] = field(default_factory=list)
+    subscribers: list[Sequence] = field(default_factory=list)
     base: Node | None = None
     covered: int = 0
     version: int = -1
     target: Node | None = None
-    _ears: dict[int, Callable[[Piece], None]] = field(default_factory=dict)
+    _listeners: dict[int, Callable[[Piece], None]] = field(default_factory=dict)
 
-    def ride(self, rider: Sequence) -> None:
-        """Promise the answer to one more, and tell it the answer so far."""
-        self.riders.append(rider)
-        if rider.emit is not None:
-            self._ears[rider.id] = rider.emit
-            self.sequence.transcript.listen(self._tell)
+    def subscribe(self, subscriber: Sequence) -> None:
+        """Add a subscriber and replay the answer so far to it."""
+        self.subscribers.append(subscriber)
+        if subscriber.emit is not None:
+            self._listeners[subscriber.id] = subscriber.emit
+            self.sequence.transcript.listen(self._emit_to_all)
             for piece in self.sequence.transcript.parts:
-                self._tell_one(rider, piece)
+                self._emit_to(subscriber, piece)
 
-    def drop(self, rider: Sequence) -> bool:
-        """Forget one of the riders; whether none is left."""
-        self.riders.remove(rider)
-        self._ears.pop(rider.id, None)
-        return not self.riders
+    def unsubscribe(self, subscriber: Sequence) -> bool:
+        """Remove a subscriber; returns whether none is left."""
+        self.subscribers.remove(subscriber)
+        self._listeners.pop(subscriber.id, None)
+        return not self.subscribers
 
-    def _tell(self, piece: Piece) -> None:
-        for rider in self.riders:
-            self._tell_one(rider, piece)
+    def _emit_to_all(self, piece: Piece) -> None:
+        for subscriber in self.subscribers:
+            self._emit_to(subscriber, piece)
 
-    def _tell_one(self, rider: Sequence, piece: Piece) -> None:
-        if rider.id in self._ears:
+    def _emit_to(self, subscriber: Sequence, piece: Piece) -> None:
+        if subscriber.id in self._listeners:
             try:
-                self._ears[rider.id](piece)
+                self._listeners[subscriber.id](piece)
             except Exception as error:  # noqa: BLE001 - the caller's code; the row may be others' too
                 log.warning("A listener failed; its request is cancelled: %r", error)
-                rider.cancelled = True
+                subscriber.cancelled = True
 
 
 @dataclass(eq=False)
 class Build:
     """A prefix being computed: `tokens`, which end at `node`, from the state of `source` on.
 
-    `caches` are the runner's; they hold the first `done` tokens.
+    `caches` are the runner's; they hold the first `computed` tokens.
     """
 
     node: Node
     tokens: tuple[int, ...]
     state: Any
-    done: int
+    computed: int
     source: Node
     caches: Any = None
 
     def chunk(self, size: int) -> tuple[int, ...]:
-        return self.tokens[self.done : self.done + size]
+        return self.tokens[self.computed : self.computed + size]
 
 
 class Scheduler:
@@ -113,24 +113,24 @@ class Scheduler:
         self.running: list[Entry] = []
         self.build: Build | None = None
         self._version = 0
-        self._twins: dict[Hashable, Entry] = {}
+        self._by_duplicate_key: dict[Hashable, Entry] = {}
 
     def add(self, sequence: Sequence) -> Entry:
-        """Queue a sequence, or let it ride with a twin that waits or runs.
+        """Queue a sequence, or subscribe it to a duplicate that waits or runs.
 
-        Its prompt but the last token (whose logits it needs) is what it can share with those that are no twins.
+        It can share its prompt but the last token, whose logits it needs.
         """
-        entry = None if sequence.twin is None else self._twins.get(sequence.twin)
+        entry = None if sequence.duplicate_key is None else self._by_duplicate_key.get(sequence.duplicate_key)
         if entry is None:
             entry = Entry(sequence, self._insert(sequence))
-            if sequence.twin is not None:
-                self._twins[sequence.twin] = entry
+            if sequence.duplicate_key is not None:
+                self._by_duplicate_key[sequence.duplicate_key] = entry
             self._queue(entry)
-        entry.ride(sequence)
+        entry.subscribe(sequence)
         return entry
 
-    def again(self, entries: list[Entry]) -> None:
-        """Put running entries, whose rows are gone, back into the queue."""
+    def requeue(self, entries: list[Entry]) -> None:
+        """Put running entries, whose rows have been removed, back into the queue."""
         for entry in entries:
             assert entry.base is not None
             self.tree.unpin(entry.base)
@@ -143,7 +143,7 @@ class Scheduler:
     def _insert(self, sequence: Sequence) -> Node:
         leaf = self.tree.insert(sequence.prompt[:-1])
         for turn in [] if self.tree.sliceable else sequence.turns:
-            if ALONE <= turn <= leaf.depth:
+            if MIN_KEPT <= turn <= leaf.depth:
                 self.tree.at(leaf, turn).turn = True
         return leaf
 
@@ -153,7 +153,7 @@ class Scheduler:
         self._version += 1
 
     def fits_alone(self, sequence: Sequence) -> bool:
-        """Whether it could run on an empty machine."""
+        """Whether it could run if nothing else did."""
         need = len(sequence.prompt) + sequence.max_tokens
         return need * self.limits.bytes_per_token + self.limits.bytes_per_row <= self.limits.bytes
 
@@ -183,7 +183,7 @@ class Scheduler:
         return joined
 
     def next_build(self, now: float) -> Build | None:
-        """The prefix to work on: the one begun, or the first that a waiting entry needs. None if none is needed."""
+        """The prefix to build: the current one, or the first that a waiting entry needs; None if none is needed."""
         if self.build is not None or self._full or not self.waiting:
             return self.build
         for entry in self._order(now):
@@ -202,7 +202,7 @@ class Scheduler:
         return None
 
     def built(self, build: Build, state: Any, size: int) -> None:
-        """A prefix is computed: its state goes into the tree."""
+        """Store the state of a prefix that is complete."""
         self.abandon()
         self.tree.store(build.node, state, size)
         self._version += 1
@@ -210,8 +210,8 @@ class Scheduler:
         self.tree.trim()
         self.tree.unpin(build.node)
 
-    def found(self, build: Build, depth: int, state: Any, size: int) -> None:
-        """Store a state of the first `depth` tokens of what is to be built, which was found elsewhere."""
+    def restored(self, build: Build, depth: int, state: Any, size: int) -> None:
+        """Store a state of the first `depth` tokens of the prefix to be built, read from elsewhere."""
         node = self.tree.at(build.node, depth)
         self.abandon()
         self.tree.store(node, state, size)
@@ -228,8 +228,8 @@ class Scheduler:
         """Remove entries, waiting or running. `order` gives the old index of each row that is left, in row order."""
         gone = set(entries)
         for entry in gone:
-            if entry.sequence.twin is not None:
-                del self._twins[entry.sequence.twin]
+            if entry.sequence.duplicate_key is not None:
+                del self._by_duplicate_key[entry.sequence.duplicate_key]
             if entry.base is None:
                 self.tree.release(entry.leaf)
             else:
@@ -246,27 +246,28 @@ class Scheduler:
 
     @property
     def reserved(self) -> int:
-        """Bytes that the running rows may come to hold: every row as long as the longest, for so the tails are laid."""
+        """Bytes that the running rows may need. Tails are padded to the longest row: each row counts as the longest."""
         if not self.running:
             return 0
         longest = max(self._tail(entry) for entry in self.running)
         return len(self.running) * (longest * self.limits.bytes_per_token + self.limits.bytes_per_row)
 
     def _tail(self, entry: Entry) -> int:
-        """Tokens that a row may hold of its own: those behind its prefix, or where states cannot be cut all, for there
-        a row begins with a copy."""
+        """Tokens that a row may hold of its own: those after its prefix, or all where states cannot be cut, because a
+        row
+        then begins with a copy."""
         shared = (entry.base or entry.target or entry.leaf).depth if self.tree.sliceable else 0
         return len(entry.sequence.prompt) - shared + entry.sequence.max_tokens
 
     def _room(self, entry: Entry, extra: int = 0) -> bool:
-        """Whether one more row fits, after dropping prefixes that nobody uses."""
-        longest = max(self._tail(each) for each in [entry, *self.running])
+        """Whether one more row fits, after dropping unused prefixes."""
+        longest = max(self._tail(row) for row in [entry, *self.running])
         rows = (len(self.running) + 1) * (longest * self.limits.bytes_per_token + self.limits.bytes_per_row)
         if rows + extra + self.tree.bytes <= self.limits.bytes:
             return True
         assert entry.target is not None
         keep = self.tree.covered(entry.target)
-        self.tree.state(keep)  # cut it now: what it would be cut from may go
+        self.tree.state(keep)  # cut it now: its donor may be evicted
         self.tree.pin(keep)
         self.tree.trim(max(0, self.limits.bytes - rows - extra))
         self.tree.unpin(keep)
@@ -274,7 +275,7 @@ class Scheduler:
         return rows + extra + self.tree.bytes <= self.limits.bytes or not self.running
 
     def _ready(self, entry: Entry) -> bool:
-        """Whether the state that the entry should run behind exists; decides which that is."""
+        """Whether the state of the entry's target prefix exists; chooses the target."""
         if entry.version != self._version:
             entry.target = self._target(entry)
             entry.version = self._version
@@ -287,36 +288,36 @@ class Scheduler:
         path = list(leaf.path())
         best = path[-1]
         for node in reversed(path[:-1]):
-            if node.seen >= 2 and (node.depth - best.depth) * (node.seen - 1) >= GAIN:
+            if node.seen >= 2 and (node.depth - best.depth) * (node.seen - 1) >= MIN_SAVING:
                 best = node
-        # Rows behind one prefix share its attention, so where states can be cut a few tokens are not worth a split.
-        if covered.depth - best.depth >= (GAIN if self.tree.sliceable else 1):
+        # Rows with one prefix share its attention: where states can be cut, a few tokens are not worth another one.
+        if covered.depth - best.depth >= (MIN_SAVING if self.tree.sliceable else 1):
             best = covered
         have = max(best, covered, key=lambda node: node.depth)
         if leaf.depth - have.depth > self.limits.chunk:
             return leaf
-        crowded = have.loners >= CROWD and 2 * have.loners > len(have.children)
+        crowded = have.single_use >= MANY_BRANCHES and 2 * have.single_use > len(have.children)
         return best if crowded else self._for_others(entry, best, have)
 
     def _for_others(self, entry: Entry, best: Node, have: Node) -> Node:
-        """What to keep of a prompt that is the first of its kind: all of it if that can be cut, else up to a turn."""
+        """The prefix to keep of the first prompt of its kind: all of it if states can be cut, else up to a turn."""
         leaf = entry.leaf
         turn = max((turn for turn in entry.sequence.turns if turn <= leaf.depth), default=0)
-        new = turn - have.depth >= ALONE
+        new = turn - have.depth >= MIN_KEPT
         if self.tree.sliceable:
-            return leaf if new or (have.depth == 0 and leaf.depth >= ALONE) else best
+            return leaf if new or (have.depth == 0 and leaf.depth >= MIN_KEPT) else best
         return self.tree.at(leaf, turn) if new else best
 
     def _stop(self, target: Node) -> Node:
-        """Where to stop on the way to `target`: where others part, or may, who want a state that cannot be cut."""
+        """Where to stop on the way to `target`: where other prompts diverge, or may, if states cannot be cut."""
         if self.tree.sliceable:
             return target
         covered = self.tree.covered(target)
         path = list(target.path())
         path = path[: path.index(covered)]
         for node, below in zip(path[:0:-1], path[-2::-1], strict=True):  # downwards
-            parting = (node.depth - covered.depth) * (node.seen - below.seen) >= GAIN
-            if parting or (node.turn and node.depth - covered.depth >= ALONE):
+            parting = (node.depth - covered.depth) * (node.seen - below.seen) >= MIN_SAVING
+            if parting or (node.turn and node.depth - covered.depth >= MIN_KEPT):
                 return node
         return target
 
@@ -347,18 +348,22 @@ class Scheduler:
         for entry in self.running:
             assert entry.base is not None, "a running row has no prefix node"
             pins[id(entry.base)] = pins.get(id(entry.base), 0) + 1
-            assert entry.base.depth == 0 or entry.base.state is not None, "a running row's prefix is gone"
+            assert entry.base.depth == 0 or entry.base.state is not None, "a running row's prefix is missing"
             assert not entry.sequence.finished, "a finished row still runs"
         for entry in self.waiting:
             assert entry.base is None, "a waiting entry holds a prefix"
-        riders = [rider.id for entry in both for rider in entry.riders]
-        assert len(set(riders)) == len(riders), "somebody rides twice"
+        subscribers = [subscriber.id for entry in both for subscriber in entry.subscribers]
+        assert len(set(subscribers)) == len(subscribers), "a sequence subscribes twice"
         for entry in both:
-            assert entry.riders, "a row that nobody waits for"
-            assert all(rider.twin == entry.sequence.twin for rider in entry.riders), "a rider is no twin"
-            assert len(entry.riders) == 1 or entry.sequence.twin is not None, "different sequences share a row"
-        twins = {entry.sequence.twin: entry for entry in both if entry.sequence.twin is not None}
-        assert twins == self._twins, "twins have rows of their own, or one that is gone"
+            assert entry.subscribers, "a row without subscribers"
+            assert all(subscriber.duplicate_key == entry.sequence.duplicate_key for subscriber in entry.subscribers), (
+                "a subscriber is no duplicate"
+            )
+            assert len(entry.subscribers) == 1 or entry.sequence.duplicate_key is not None, (
+                "different sequences share a row"
+            )
+        duplicates = {entry.sequence.duplicate_key: entry for entry in both if entry.sequence.duplicate_key is not None}
+        assert duplicates == self._by_duplicate_key, "duplicates have separate rows, or one that has been removed"
         if self.build is not None:
             pins[id(self.build.source)] = pins.get(id(self.build.source), 0) + 1
         assert self.tree.pinned() == sum(pins.values()), "pins are miscounted"

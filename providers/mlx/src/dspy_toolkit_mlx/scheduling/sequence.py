@@ -64,9 +64,9 @@ class TokenChoice(NamedTuple):
 
 
 class Guide(Protocol):
-    """What a grammar, a thought's budget or a tool's schema tell a sequence. Called by the engine thread only.
+    """Constrains a sequence: a grammar, a thought's budget, a tool's schema. Called by the engine thread only.
 
-    `staged` says that there may be other parts than text, `until` what text opens a call where no token does.
+    `staged`: there may be parts other than text. `until`: the text that opens a call, if no token does.
     """
 
     staged: bool
@@ -84,7 +84,7 @@ class Guide(Protocol):
         ...
 
     def advance(self, token: int, left: int) -> list[int]:
-        """Take a sampled token; return the tokens of the answer that follow from it, mostly itself first.
+        """Take a sampled token; return the tokens that it adds to the answer, usually itself first.
 
         `left` is what remains of max_tokens. Raises GrammarError when the matcher is in error.
         """
@@ -101,7 +101,7 @@ class Guide(Protocol):
         ...
 
     @property
-    def done(self) -> bool:
+    def finished(self) -> bool:
         """Whether the answer is complete: nothing may follow."""
         ...
 
@@ -116,8 +116,8 @@ class Guide(Protocol):
         ...
 
 
-_OWN = frozenset({"arrival", "cancelled", "deadline", "emit", "id"})
-"""Fields of a sequence that belong to who asked; the others belong to the answer."""
+_REQUEST_FIELDS = frozenset({"arrival", "cancelled", "deadline", "emit", "id"})
+"""Fields of a sequence that belong to its request; the others belong to the answer."""
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -125,10 +125,10 @@ class Sequence:
     """A completion. Made by the caller's thread, then owned and changed by the engine thread alone.
 
     `tokens` is the answer so far; `pending` are the tokens at its end (or the prompt's) that the model has not seen.
-    `token_bytes` turns a token into its bytes. `choices` are kept if log-probabilities are asked for. `finish_reason`
-    is None while it runs. `thought` counts the tokens of the thought. Sequences of equal `twin` have the same answer;
-    None is equal to nothing. `turns` are places in the prompt where messages begin: prompts to come are likely to part
-    from this one there.
+    `token_bytes` turns a token into its bytes. `choices` are recorded if log-probabilities are requested.
+    `finish_reason` is None while it runs. `thought` counts the tokens of the thought. Sequences with an equal
+    `duplicate_key` have the same answer; None has no duplicates. `turns` are places in the prompt where messages begin:
+    later prompts are likely to diverge there.
     """
 
     prompt: tuple[int, ...]
@@ -142,7 +142,7 @@ class Sequence:
     arrival: float = 0.0
     id: int = field(default_factory=lambda: next(_ids))
     emit: Callable[[Piece], None] | None = None
-    twin: Hashable | None = None
+    duplicate_key: Hashable | None = None
     turns: tuple[int, ...] = ()
 
     tokens: list[int] = field(default_factory=list)
@@ -171,18 +171,18 @@ class Sequence:
     def finished(self) -> bool:
         return self.finish_reason is not None
 
-    def answer_as(self, twin: "Sequence") -> None:
-        """Take the finished answer of a twin, whose row this one shared: nothing was computed for it alone."""
+    def copy_answer(self, duplicate: "Sequence") -> None:
+        """Take the finished answer of a duplicate, whose row this one shared."""
         for item in fields(self):
-            if item.name not in _OWN:
-                setattr(self, item.name, getattr(twin, item.name))
+            if item.name not in _REQUEST_FIELDS:
+                setattr(self, item.name, getattr(duplicate, item.name))
         self.cached_tokens = len(self.prompt)
         if self.first_token is not None:
             self.first_token = max(self.first_token, self.arrival)
 
     def begin(self, covered: int) -> None:
         """Start running: the prefix has `covered` tokens of the prompt; the rest and the forced start are pending."""
-        if self.begun:  # again, after a step that failed: the answer so far is part of what the model has to see
+        if self.begun:  # requeued after a failed step: the model has to see the answer so far
             self.pending = [*self.prompt[covered:], *self.tokens]
             return
         self.begun = True
@@ -190,7 +190,7 @@ class Sequence:
         self.pending = list(self.prompt[covered:])
         if self.guide is not None:
             self._append(self.guide.start())
-            if self.guide.done:
+            if self.guide.finished:
                 self._finish("stop")
 
     def accept(self, choice: TokenChoice) -> None:
@@ -201,7 +201,7 @@ class Sequence:
         if self.guide is not None:
             added = self.guide.advance(token, self.max_tokens - len(self.tokens))
             self._append(added, choice)
-            if self.finish_reason is None and self.guide.done:
+            if self.finish_reason is None and self.guide.finished:
                 self._finish("length" if self.guide.cut else "stop")
         elif token in self.eos:
             self._finish("stop")
@@ -213,7 +213,7 @@ class Sequence:
     def _append(self, tokens: list[int], choice: TokenChoice | None = None) -> None:
         channels = () if self.guide is None else self.guide.channels
         transcript, measured = self.transcript, self.sampling.logprobs is not None
-        if transcript.unheard and not channels and not measured:  # as below, for what most steps bring
+        if transcript.unread and not channels and not measured:  # the same as below, faster, for most steps
             self.forced += len(tokens) - (choice is not None and tokens[:1] == [choice.token])
             self.tokens += tokens
             self.pending += tokens

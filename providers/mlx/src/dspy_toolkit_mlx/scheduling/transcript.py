@@ -1,4 +1,4 @@
-"""What an answer says, as it is written: thought, text and tool calls, released piece by piece.
+"""An answer as it is decoded: thought, text and tool calls, released piece by piece.
 
 tokens        <think> He asks. </think> Let me look. <tool_call> {"name": ...} </tool_call>
 channels      mark    thinking mark     text         mark        call           call
@@ -29,7 +29,7 @@ Kind = Literal["text", "thinking", "call"]
 
 
 class Piece(NamedTuple):
-    """Something new in an answer: more text or thought, or a call. `part` counts the answer's parts from 0."""
+    """New content of an answer: text, thought or a call. `part` counts the answer's parts from 0."""
 
     kind: Kind
     part: int
@@ -59,7 +59,7 @@ class TextStream:
         return "".join(self._parts)
 
     def push(self, data: bytes, *, final: bool = False) -> str:
-        """Return the text that is certain by now. After a stop string `stopped` is True and nothing more comes."""
+        """Return the text that is certain so far. After a stop string `stopped` is True and there is no more text."""
         if self._over:
             return ""
         if not (self._ends or self._trim):
@@ -81,10 +81,10 @@ class TextStream:
             at = len(self._held) - keep
             out, self._held = self._held[:at], self._held[at:]
         if self._trim:
-            shown = out.rstrip()
+            visible = out.rstrip()
             if not final:
-                self._held = out[len(shown) :] + self._held
-            out = shown
+                self._held = out[len(visible) :] + self._held
+            out = visible
         if out:
             self._parts.append(out)
         return out
@@ -104,7 +104,7 @@ class TextStream:
 class Transcript:
     """An answer's parts. Changed by the engine thread alone; `emit` is called there with every piece.
 
-    Until somebody listens or reads, a plain answer's bytes are only collected: nothing in them could end it.
+    A plain answer's bytes are only collected until a listener or a reader needs them: nothing in them could end it.
     `stop` strings are looked for in the text, neither in thoughts nor in calls. `staged` says that there may be parts
     other than text, whose marks `until` and surrounding blanks are then no text either.
     """
@@ -117,7 +117,7 @@ class Transcript:
     _unread: list[bytes] = field(default_factory=list)
     _closed: list[Piece] = field(default_factory=list)
     _kind: Kind | None = None
-    """Of the part that more may come to, whose texts so far are `_texts`."""
+    """The kind of the open part, whose texts so far are `_texts`."""
     _texts: list[str] = field(default_factory=list)
     _channel: Channel = "text"
     _stream: TextStream = field(init=False)
@@ -152,13 +152,13 @@ class Transcript:
 
     def push(self, data: bytes, channel: Channel = "text") -> None:
         """Take a token's bytes. After a stop string `stopped` is True."""
-        if channel == "text" and self.unheard:
+        if channel == "text" and self.unread:
             self._unread.append(data)
         else:
             self._take(data, channel)
 
     @property
-    def unheard(self) -> bool:
+    def unread(self) -> bool:
         """Whether text is only collected for now."""
         return self._plain and self.emit is None
 
@@ -185,7 +185,7 @@ class Transcript:
             self.emit(self._closed[-1])
 
     def flush(self) -> None:
-        """The part ends here: what was held back is said, or was blank."""
+        """End the part: release the text that was held back, unless it is blank."""
         self._catch_up()
         if self._channel in ("text", "thinking"):
             text = self._stream.push(b"", final=True)
