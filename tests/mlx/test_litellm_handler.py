@@ -29,9 +29,9 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
-    made = tiny_llama.tokenizer()
-    values = tiny_llama.weights(made.get_vocab_size())
-    return tiny_llama.write_directory(tmp_path_factory.mktemp("models") / "tiny", values, made=made)
+    bpe = tiny_llama.tokenizer()
+    values = tiny_llama.weights(bpe.get_vocab_size())
+    return tiny_llama.write_directory(tmp_path_factory.mktemp("models") / "tiny", values, bpe=bpe)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def text(answer) -> str:
     return answer.choices[0].message.content
 
 
-def test_completion_equals_mlx_lm_and_counts_truly(model, greedy):
+def test_completion_and_its_usage_equal_mlx_lm(model, greedy):
     answer = ask(model)
     assert text(answer) == greedy[0]
     assert answer.choices[0].finish_reason == "length"
@@ -66,7 +66,7 @@ def test_completion_equals_mlx_lm_and_counts_truly(model, greedy):
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (greedy[1], 20, greedy[1] + 20)
 
 
-def test_acompletion_both_streams_and_completion_say_the_same(model, greedy):
+def test_acompletion_both_streams_and_completion_are_equal(model, greedy):
     async def asynchronous() -> tuple[str, str]:
         whole = await litellm.acompletion(model, messages=MESSAGES, max_tokens=20, temperature=0.0)
         stream = await litellm.acompletion(model, messages=MESSAGES, max_tokens=20, temperature=0.0, stream=True)
@@ -88,14 +88,14 @@ def test_many_at_once_over_one_engine(model, greedy):
         calls = [litellm.acompletion(model, **options, logprobs=i % 2 == 0) for i in range(8)]
         return [text(answer) for answer in await asyncio.gather(*calls)]
 
-    before = provider.engine_for(model).stats()
+    earlier = provider.engine_for(model).stats()
     assert asyncio.run(burst()) == [greedy[0]] * 8
     after = provider.engine_for(model).stats()
     assert after["width_peak"] > 1  # with and without log-probabilities, while equal calls share a row
-    assert after["duplicates_joined"] > before["duplicates_joined"]
+    assert after["duplicates_joined"] > earlier["duplicates_joined"]
 
 
-def test_n_samples_in_one_call_differ_and_come_back_with_the_seed(model):
+def test_n_samples_in_one_call_differ_and_repeat_by_seed(model):
     options = {"temperature": 1.0, "seed": 5}
     one, three, again = (ask(model, n=n, **options) for n in (1, 3, 3))
     texts = [choice.message.content for choice in three.choices]
@@ -128,12 +128,12 @@ def test_a_json_schema_is_kept_by_a_model_with_random_weights(model):
     answer_format = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": SCHEMA, "strict": True}}
     for seed in range(5):
         answer = ask(model, response_format=answer_format, temperature=1.0, seed=seed, max_tokens=80)
-        found = json.loads(text(answer))
-        assert found["label"] in ("yes", "no")
-        assert 0 <= found["score"] <= 9
+        parsed = json.loads(text(answer))
+        assert parsed["label"] in ("yes", "no")
+        assert 0 <= parsed["score"] <= 9
 
 
-def test_engine_options_arrive_by_name(model, greedy):
+def test_engine_options_are_passed_by_name(model, greedy):
     token = {"logit_bias": {str(index): -100 for index in range(50, 300)}}
     assert text(ask(model, **token)) != greedy[0]
     assert text(ask(model, temperature=1.0, min_p=1.0)) == greedy[0]  # only the most likely token is left
@@ -148,9 +148,9 @@ TOOL = {"type": "function", "function": {"name": "judge", "description": "Judge.
 @pytest.fixture
 def roomy(tmp_path) -> str:
     """A model with room for the description of a tool."""
-    made = tiny_llama.tokenizer()
-    values = tiny_llama.weights(made.get_vocab_size())
-    name = f"mlx/{tiny_llama.write_directory(tmp_path / 'roomy', values, made=made, max_position_embeddings=2048)}"
+    bpe = tiny_llama.tokenizer()
+    values = tiny_llama.weights(bpe.get_vocab_size())
+    name = f"mlx/{tiny_llama.write_directory(tmp_path / 'roomy', values, bpe=bpe, max_position_embeddings=2048)}"
     register(name)
     return name
 
@@ -164,9 +164,9 @@ def test_tools_are_called_and_their_results_read(roomy):
         assert choice.finish_reason == "tool_calls"
         (call,) = choice.message.tool_calls
         assert call.function.name == "judge"
-        found = json.loads(call.function.arguments)
-        assert found["label"] in ("yes", "no")
-        assert 0 <= found["score"] <= 9
+        parsed = json.loads(call.function.arguments)
+        assert parsed["label"] in ("yes", "no")
+        assert 0 <= parsed["score"] <= 9
     result = {"role": "tool", "tool_call_id": call.id, "content": "noted"}
     after = litellm.completion(roomy, messages=[*MESSAGES, choice.message, result], tools=[TOOL], max_tokens=5)
     assert after.usage.prompt_tokens > ask(roomy, tools=[TOOL]).usage.prompt_tokens
@@ -182,10 +182,10 @@ def test_tools_are_called_and_their_results_read(roomy):
 
 
 def test_a_thought_is_reasoning_content(tmp_path):
-    made = tiny_llama.tokenizer()
-    made.add_special_tokens(["<think>", "</think>"])
-    values = tiny_llama.weights(made.get_vocab_size())
-    directory = tiny_llama.write_directory(tmp_path / "thinker", values, made=made)
+    bpe = tiny_llama.tokenizer()
+    bpe.add_special_tokens(["<think>", "</think>"])
+    values = tiny_llama.weights(bpe.get_vocab_size())
+    directory = tiny_llama.write_directory(tmp_path / "thinker", values, bpe=bpe)
     config = directory / "tokenizer_config.json"
     opened = tiny_llama.TEMPLATE.replace("assistant\n' }}", "assistant\n<think>\n' }}")
     assert opened != tiny_llama.TEMPLATE
@@ -221,7 +221,7 @@ def test_registering_again_changes_nothing(model):
     assert litellm.completion_cost(ask(model), model=model) == 0
 
 
-def test_dspy_through_litellm_says_what_the_native_engine_says(model):
+def test_dspy_through_litellm_equals_the_native_engine(model):
     options = {"temperature": 0.0, "max_tokens": 12, "cache": False}
     native = provider.connect(model, **options)("Hello")
     assert dspy.LM(model, engine="litellm", **options)("Hello") == native

@@ -25,14 +25,14 @@ def lm(engine):
 
 
 def test_n_completions_are_one_burst_with_one_prefill(lm, engine):
-    before = engine.stats()
+    earlier = engine.stats()
     texts = lm("Eight of these, please, with one prefill", n=8, seed=5)
     after = engine.stats()
     assert len(texts) == 8
     assert len(set(texts)) > 4
-    prompt = (after["prefill_requested"] - before["prefill_requested"]) // 8
-    assert after["prefill_computed"] - before["prefill_computed"] <= prompt + 8
-    assert after["steps"] - before["steps"] <= 12
+    prompt = (after["prefill_requested"] - earlier["prefill_requested"]) // 8
+    assert after["prefill_computed"] - earlier["prefill_computed"] <= prompt + 8
+    assert after["steps"] - earlier["steps"] <= 12
     assert after["width_peak"] >= 8
 
 
@@ -51,14 +51,14 @@ def test_every_rollout_is_another_repeatable_sample(lm):
     assert seeded != once
 
 
-def test_async_calls_burst_too_and_equal_the_synchronous(lm, engine):
+def test_asynchronous_calls_are_bursts_and_equal_the_synchronous(lm, engine):
     want = lm("Async", n=3, seed=2)
-    before = engine.stats()["steps"]
+    earlier = engine.stats()["steps"]
     assert asyncio.run(lm.acall("Async", n=3, seed=2)) == want
-    assert engine.stats()["steps"] - before <= 12
+    assert engine.stats()["steps"] - earlier <= 12
 
 
-def test_a_failing_call_leaves_nothing_behind(lm, engine):
+def test_a_failed_call_leaves_no_burst(lm, engine):
     with pytest.raises(dspy.utils.exceptions.LMInvalidRequestError):
         lm("No", n=3, metadata={"nonsense": 1})
     assert engine.stats()["submitted"] == sum(engine.stats()[k] for k in ("finished", "failed", "cancelled"))
@@ -71,6 +71,6 @@ def test_predict_gets_n_completions(lm):
 
     grammar = {"lark": 'start: "[[ ## answer ## ]]\\n" /[a-z]{1,5}/ "\\n\\n[[ ## completed ## ]]"'}
     with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
-        made = dspy.Predict(Echo)(question="?", config={"n": 5, "metadata": {"grammar": grammar}})
-    assert len(made.completions.answer) == 5
-    assert all(answer.isalpha() for answer in made.completions.answer)
+        prediction = dspy.Predict(Echo)(question="?", config={"n": 5, "metadata": {"grammar": grammar}})
+    assert len(prediction.completions.answer) == 5
+    assert all(answer.isalpha() for answer in prediction.completions.answer)

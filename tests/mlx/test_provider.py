@@ -28,11 +28,11 @@ def no_engine_left(monkeypatch, tmp_path):
 
 @pytest.fixture
 def directory(tmp_path) -> Path:
-    made = tiny_llama.tokenizer()
-    return tiny_llama.write_directory(tmp_path / "tiny", tiny_llama.weights(made.get_vocab_size()), made=made)
+    bpe = tiny_llama.tokenizer()
+    return tiny_llama.write_directory(tmp_path / "tiny", tiny_llama.weights(bpe.get_vocab_size()), bpe=bpe)
 
 
-def test_it_is_a_plugin_like_any_other():
+def test_the_provider_is_a_plugin():
     check_plugin("mlx")
     entry = PluginManager().provider("mlx/smollm2-135m").entry
     for reference in (entry.connect, entry.models, entry.doctor):
@@ -44,16 +44,16 @@ def test_listing_the_plugin_imports_nothing_heavy():
         "import sys; from dspy_toolkit.plugins import PluginManager; PluginManager().provider('mlx/x');"
         "print(sorted({'mlx', 'mlx_lm', 'dspy', 'numpy', 'litellm', 'transformers', 'llguidance'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def greedy(directory: Path, tokens: int) -> tuple[str, int]:
     """The text of mlx_lm's greedy tokens for the question, and the length of the prompt."""
     model, tokenizer = load(str(directory))
     prompt = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)
-    made = [step.token for step in stream_generate(model, tokenizer, prompt, max_tokens=tokens)]
-    return tokenizer.decode(made), len(prompt)
+    tokens_written = [step.token for step in stream_generate(model, tokenizer, prompt, max_tokens=tokens)]
+    return tokenizer.decode(tokens_written), len(prompt)
 
 
 def test_greedy_text_and_usage_equal_those_of_mlx_lm(directory):
@@ -74,29 +74,29 @@ def request(lm: dspy.LM, **config):
 
 
 def test_a_gguf_file_answers_as_its_directory_does(tmp_path, directory):
-    made = tiny_llama.tokenizer()
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", tiny_llama.weights(made.get_vocab_size()), made=made)
+    bpe = tiny_llama.tokenizer()
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", tiny_llama.weights(bpe.get_vocab_size()), bpe=bpe)
     options = {"temperature": 0.0, "max_tokens": 16, "cache": False}
     texts = [provider.connect(f"mlx/{model}", **options)("Hello") for model in (path, directory)]
     assert texts[0] == texts[1]
 
 
 def test_lms_of_one_model_share_an_engine_also_when_connected_at_once(directory):
-    found = []
+    connected = []
     barrier = threading.Barrier(6)
 
     def work() -> None:
         barrier.wait()
-        found.append(provider.connect(f"mlx/{directory}", temperature=len(found) / 10))
+        connected.append(provider.connect(f"mlx/{directory}", temperature=len(connected) / 10))
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({id(lm.engine) for lm in found}) == 1
-    assert len({lm.model for lm in found}) == 1
-    assert provider.engine_for(f"mlx/{directory}") is found[0].engine
+    assert len({id(lm.engine) for lm in connected}) == 1
+    assert len({lm.model for lm in connected}) == 1
+    assert provider.engine_for(f"mlx/{directory}") is connected[0].engine
 
 
 def test_engine_options_go_to_the_engine_and_the_rest_to_the_lm(directory):
@@ -120,12 +120,12 @@ def test_closed_engines_are_replaced(directory):
         provider.close("mlx/else")
 
 
-def test_an_engine_comes_back_from_its_saved_state(directory):
+def test_an_engine_is_restored_from_its_saved_state(directory):
     lm = provider.connect(f"mlx/{directory}")
     assert type(lm.engine).load_state(lm.engine.dump_state()) is lm.engine
 
 
-def test_what_cannot_be_connected_is_said_at_once(directory):
+def test_models_that_cannot_be_connected_are_refused_with_the_reason(directory):
     with pytest.raises(UnknownNameError, match="smollm2-135m"):
         provider.connect("mlx/smollm")
     with pytest.raises(ModelError, match="no such file"):
@@ -135,7 +135,7 @@ def test_what_cannot_be_connected_is_said_at_once(directory):
         provider.connect(f"mlx/{directory}")
 
 
-def test_doctor_says_what_works_and_what_to_do():
+def test_doctor_reports_checks_and_remedies():
     checks = {check.name: check for check in doctor()}
     assert {"mlx", "memory", "mlx-lm", "llguidance", "smollm2"} <= set(checks)
     assert any(backend in checks["mlx"].detail for backend in ("Metal", "CUDA", "CPU"))

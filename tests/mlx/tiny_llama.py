@@ -58,19 +58,19 @@ def splits(pre: str) -> pre_tokenizers.PreTokenizer:
 
 def tokenizer(pre: str = "smollm") -> Tokenizer:
     """A byte-level BPE tokenizer of about 400 tokens, trained here."""
-    made = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
-    made.pre_tokenizer = splits(pre)
-    made.decoder = decoders.ByteLevel()
+    bpe = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
+    bpe.pre_tokenizer = splits(pre)
+    bpe.decoder = decoders.ByteLevel()
     if pre == "qwen2":
-        made.normalizer = normalizers.NFC()
+        bpe.normalizer = normalizers.NFC()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=[AddedToken(token, special=True) for token in SPECIAL],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(TEXT * 4, trainer)
-    return made
+    bpe.train_from_iterator(TEXT * 4, trainer)
+    return bpe
 
 
 def weights(vocabulary: int, seed: int = 0, *, tied: bool = False, family: str = "llama") -> dict[str, np.ndarray]:
@@ -90,12 +90,12 @@ def weights(vocabulary: int, seed: int = 0, *, tied: bool = False, family: str =
         shapes |= {f"{at}.mlp.down_proj": (hidden, inner)}
         if family == "qwen3":
             shapes |= {f"{at}.self_attn.q_norm": (size,), f"{at}.self_attn.k_norm": (size,)}
-    made = {f"{name}.weight": random.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
-    made = {name: value + 1 if value.ndim == 1 else value for name, value in made.items()}
+    values = {f"{name}.weight": random.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    values = {name: value + 1 if value.ndim == 1 else value for name, value in values.items()}
     if family == "qwen2":
-        for name in [name for name in made if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))]:
-            made[name.replace(".weight", ".bias")] = random.normal(0, 0.2, made[name].shape[:1]).astype(np.float32)
-    return made
+        for name in [name for name in values if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))]:
+            values[name.replace(".weight", ".bias")] = random.normal(0, 0.2, values[name].shape[:1]).astype(np.float32)
+    return values
 
 
 _NAMES = {
@@ -136,8 +136,8 @@ def rounded(value: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
     return np.asarray(dequantize(quantize(value, kind), kind), dtype=np.float32).reshape(value.shape)
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, made: Tokenizer, pre: str) -> None:
-    content = json.loads(made.to_str())
+def add_tokenizer(writer: gguf.GGUFWriter, bpe: Tokenizer, pre: str) -> None:
+    content = json.loads(bpe.to_str())
     vocabulary = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
@@ -156,7 +156,7 @@ def write_gguf(
     values: dict[str, np.ndarray],
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     *,
-    made: Tokenizer | None = None,
+    bpe: Tokenizer | None = None,
     pre: str = "smollm",
     architecture: str = "llama",
     template: str | None = TEMPLATE,
@@ -175,7 +175,7 @@ def write_gguf(
     writer.add_key_length(CONFIG["head_dim"])
     writer.add_rope_freq_base(CONFIG["rope_theta"])
     writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
-    add_tokenizer(writer, made or tokenizer(pre), pre)
+    add_tokenizer(writer, bpe or tokenizer(pre), pre)
     if template:
         writer.add_chat_template(template)
     heads = {"q_proj": CONFIG["num_attention_heads"], "k_proj": CONFIG["num_key_value_heads"]}
@@ -197,17 +197,17 @@ def write_gguf(
     return path
 
 
-def write_directory(path: Path, values: dict[str, np.ndarray], *, made: Tokenizer | None = None, **config: Any) -> Path:
+def write_directory(path: Path, values: dict[str, np.ndarray], *, bpe: Tokenizer | None = None, **config: Any) -> Path:
     """The same model as mlx-lm writes it."""
     from safetensors.numpy import save_file
 
     path.mkdir(parents=True, exist_ok=True)
-    made = made or tokenizer()
+    bpe = bpe or tokenizer()
     rows = values["model.embed_tokens.weight"].shape[0]
     content = CONFIG | {"vocab_size": rows, "tie_word_embeddings": "lm_head.weight" not in values, "eos_token_id": 2}
     (path / "config.json").write_text(json.dumps(content | config))
     save_file(values, path / "model.safetensors", metadata={"format": "mlx"})
-    made.save(str(path / "tokenizer.json"))
+    bpe.save(str(path / "tokenizer.json"))
     (path / "tokenizer_config.json").write_text(
         json.dumps(
             {

@@ -75,7 +75,7 @@ def spans(engine, sequence, openings):
     seed=st.integers(0, 10**6),
     compiler=st.sampled_from([compile_chat, compile_json]),
 )
-def test_every_answer_parses_and_no_field_is_longer_than_it_may_be(engine, budgets, seed, compiler):
+def test_every_answer_parses_and_no_field_exceeds_its_budget(engine, budgets, seed, compiler):
     grammar = compiler(Report)
     adapter = dspy.ChatAdapter() if compiler is compile_chat else dspy.JSONAdapter()
     metadata = {"grammar": grammar.with_budgets(budgets).to_metadata()}
@@ -88,7 +88,7 @@ def test_every_answer_parses_and_no_field_is_longer_than_it_may_be(engine, budge
         assert counts[name] <= budget + CLOSING[name], (name, sequence.text)
 
 
-def test_texts_end_at_their_budget_and_the_answer_is_not_called_truncated(lm, engine):
+def test_texts_end_at_their_budget_without_truncating_the_answer(lm, engine):
     class Two(dspy.Signature):
         question: str = dspy.InputField()
         thoughts: Annotated[str, MaxTokens(12)] = dspy.OutputField()
@@ -98,13 +98,13 @@ def test_texts_end_at_their_budget_and_the_answer_is_not_called_truncated(lm, en
     for adapter in (GuidedChatAdapter(field_tokens={"answer": 5}), GuidedJSONAdapter(field_tokens={"answer": 5})):
         with dspy.context(lm=lm, adapter=adapter):
             for seed in range(6):
-                made = dspy.Predict(Two)(question="?", config={"seed": seed})
-                assert 0 < len(low.tokenize_str(made.thoughts)) <= 16
-                assert len(low.tokenize_str(made.answer)) <= 8
+                answers = dspy.Predict(Two)(question="?", config={"seed": seed})
+                assert 0 < len(low.tokenize_str(answers.thoughts)) <= 16
+                assert len(low.tokenize_str(answers.answer)) <= 8
                 assert lm.history[-1]["response"].finish_reason == "stop"
 
 
-def test_three_ways_to_say_it_and_the_adapters_counts(lm, engine):
+def test_budgets_of_the_adapter_come_before_those_of_the_field(lm, engine):
     class Said(dspy.Signature):
         question: str = dspy.InputField()
         answer: Annotated[str, MaxTokens(30)] = dspy.OutputField()
@@ -127,13 +127,13 @@ def test_three_ways_to_say_it_and_the_adapters_counts(lm, engine):
         sent(Said, field_tokens={"answer": 0})
 
 
-def test_a_budget_that_is_none_is_refused_by_name(lm):
+def test_an_invalid_budget_is_refused_by_name(lm):
     bad = {"lark": 'start: "a"', "fields": [{"opening": "a", "tokens": -1}]}
     with pytest.raises(dspy.utils.exceptions.LMInvalidRequestError, match="fields"):
         lm("x", metadata={"grammar": bad})
 
 
-def test_a_clock_counts_the_token_that_runs_into_the_value():
+def test_the_field_clock_counts_a_token_that_extends_into_the_value():
     clock = FieldClock((AnswerField("a", "<a>", 2), AnswerField("b", "<b>")))
     for token, used_up in ((b"<", False), (b"a>x", False), (b"y", True), (b"z<b", True), (b">", False), (b"q", False)):
         clock.push(token)

@@ -29,7 +29,7 @@ def walk(store, source, budget, seed, prefer=None):
     rng = random.Random(seed)
     guide = store.guide(source)
     tokens = guide.start()
-    while not guide.done:
+    while not guide.finished:
         choices = allowed(store, guide)
         assert len(choices) > 1, "a token without a choice costs a step"
         token = prefer(choices) if prefer else rng.choice(choices)
@@ -123,6 +123,6 @@ def test_a_token_outside_the_mask_is_an_error_and_not_a_broken_answer(store):
 def test_compiled_grammars_are_shared_but_not_their_state(store):
     source = GrammarSource.of(AnswerGrammar('start: "a" /[a-z]{3}/'))
     one, two = store.guide(source), store.guide(source)
-    before = allowed(store, two)
-    one.advance(before[0], 50)
-    assert allowed(store, two) == before
+    previous = allowed(store, two)
+    one.advance(previous[0], 50)
+    assert allowed(store, two) == previous

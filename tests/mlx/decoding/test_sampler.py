@@ -14,10 +14,12 @@ V = 75
 
 
 def row(tokens=(), **options):
-    made = Sequence(prompt=(1,), sampling=Sampling(**options), max_tokens=9, token_bytes=lambda t: b"", eos=frozenset())
-    made.tokens = list(tokens)
-    made.sampled = len(made.tokens)
-    return made
+    sequence = Sequence(
+        prompt=(1,), sampling=Sampling(**options), max_tokens=9, token_bytes=lambda t: b"", eos=frozenset()
+    )
+    sequence.tokens = list(tokens)
+    sequence.sampled = len(sequence.tokens)
+    return sequence
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_a_masked_token_is_never_chosen_and_the_rest_keeps_its_order(allowed, se
     assert drawn.token in allowed
 
 
-def test_a_row_draws_the_same_in_any_company(sampler):
+def test_a_row_draws_the_same_beside_any_others(sampler):
     line = logits(1, 5, scale=1.0)
     cut = [{}, {"top_p": 0.8, "top_k": 9}]
     options = [{"temperature": 1.0, "seed": s, **cut[s % 2]} for s in range(16)]
@@ -68,7 +70,7 @@ def test_draws_follow_the_softmax(sampler):
     assert (np.abs(got - want) < 5 * np.sqrt(want * (1 - want) / count) + 1 / count).all()
 
 
-def test_noise_differs_between_seeds_and_positions_and_is_what_derive_says():
+def test_noise_differs_between_seeds_and_positions_and_follows_derive():
     pairs = [(seed, index) for seed in [*range(38), 2**63 + 5, 2**64 - 1] for index in range(40)]
     seeds, indices = (np.array(column, dtype=np.uint64) for column in zip(*pairs, strict=True))
     keys = [low + (high << 32) for low, high in noise_keys(seeds, indices).tolist()]
@@ -86,15 +88,15 @@ def test_truncations_keep_what_mlx_lm_keeps(seed, top_p, top_k, min_p):
         (Sampling(top_k=top_k), apply_top_k(logprobs, top_k)),
         (Sampling(min_p=min_p), apply_min_p(logprobs, min_p)),
     ):
-        kept = (_truncate(lines, [ours] * 3) > -1e30).tolist()
-        assert kept == (theirs > -1e30).tolist()
+        remaining = (_truncate(lines, [ours] * 3) > -1e30).tolist()
+        assert remaining == (theirs > -1e30).tolist()
 
 
 def test_neutral_options_change_nothing_beside_others(sampler):
     lines = logits(2, 3)
-    kept = _truncate(lines, [Sampling(), Sampling(top_p=0.3, top_k=2, min_p=0.2)])
-    assert mx.array_equal(kept[0], lines[0])
-    assert 1 <= int((kept[1] > -1e30).sum()) <= 2
+    remaining = _truncate(lines, [Sampling(), Sampling(top_p=0.3, top_k=2, min_p=0.2)])
+    assert mx.array_equal(remaining[0], lines[0])
+    assert 1 <= int((remaining[1] > -1e30).sum()) <= 2
 
 
 def test_penalties_and_bias(sampler):
@@ -123,7 +125,7 @@ def test_log_probabilities_are_those_before_bias_penalty_and_grammar(sampler):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=80))
-def test_a_row_draws_the_same_at_each_place_whoever_comes_and_goes(moves):
+def test_a_row_draws_the_same_while_others_join_and_leave(moves):
     """Noise keys are made for steps ahead; rows that join, leave, swap places or pause must not shift anybody's."""
     sampler, line = Sampler(V), logits(1, 5, scale=1.0)
     written = {}
@@ -133,10 +135,10 @@ def test_a_row_draws_the_same_at_each_place_whoever_comes_and_goes(moves):
             rows.append(row(temperature=1.0, seed=seed))
         if leaver < len(rows) - 1:
             rows[leaver] = rows.pop()
-        for each, choice in zip(rows, sampler.choose(mx.repeat(line, len(rows), axis=0), rows), strict=True):
-            place = each.sampling.seed, each.sampled
+        for member, choice in zip(rows, sampler.choose(mx.repeat(line, len(rows), axis=0), rows), strict=True):
+            place = member.sampling.seed, member.sampled
             assert written.setdefault(place, choice.token) == choice.token
-            each.sampled += 1
+            member.sampled += 1
     for (seed, index), token in written.items():
         again = row(temperature=1.0, seed=seed)
         again.sampled = index

@@ -59,13 +59,13 @@ def test_a_thought_ends_with_its_budget_and_the_grammar_follows(engine, effort):
     assert max(sequence.thought for sequence in sequences) > budget // 4
 
 
-def test_the_parts_and_the_usage_tell_thought_from_answer(engine):
+def test_parts_and_usage_separate_thought_and_answer(engine):
     response = engine.complete(ask(response_format=FORMAT, seed=3))
     assert [type(part) for part in response.message.parts] == [ThinkingPart, TextPart]
     assert 0 < response.usage.reasoning_tokens < response.usage.output_tokens
 
 
-def test_a_guided_answer_has_no_thought_unless_one_is_asked_for(engine):
+def test_a_guided_answer_has_no_thought_unless_requested(engine):
     for effort in (None, "off"):
         response = engine.complete(ask(effort=effort, response_format=FORMAT, seed=1))
         assert [type(part) for part in response.message.parts] == [TextPart]
@@ -83,13 +83,13 @@ def test_end_of_text_in_a_thought_closes_it(engine):
     assert json.loads(response.text)["a"] in (True, False)
 
 
-def test_free_answers_think_within_half_of_the_budget_and_then_speak(engine):
+def test_free_answers_think_within_half_of_the_budget(engine):
     sequence = engine.submit(ask(effort=None, seed=4, max_tokens=40)).future.result()
     assert sequence.thought <= 20
-    asked = engine.submit(ask(effort="medium", seed=4, max_tokens=40)).future.result()
-    assert 0 < asked.thought <= 20
-    assert asked.text
-    assert len(asked.tokens) <= 42
+    requested = engine.submit(ask(effort="medium", seed=4, max_tokens=40)).future.result()
+    assert 0 < requested.thought <= 20
+    assert requested.text
+    assert len(requested.tokens) <= 42
 
 
 def test_a_thought_streams_as_a_thought(engine):
@@ -122,7 +122,7 @@ def test_seeds_and_rollouts_repeat_thought_and_answer(engine):
     assert len({say(1), say(2), say(1, 2), say(1, 3)}) == 4
 
 
-def test_a_cancelled_thought_lets_go(engine):
+def test_a_request_cancelled_in_a_thought_frees_its_row(engine):
     ticket = engine.submit(ask("cancel", "max", max_tokens=400))
     stream = engine.stream(ask("cancel", "max", max_tokens=400))
     next(stream), next(stream)
@@ -143,7 +143,7 @@ def test_a_thought_comes_before_calls_too(engine):
     assert {part.type for part in response.message.parts[1:]} == {"tool_call"}
 
 
-def test_who_thinks_is_told_truly(engine, tiny):
+def test_supports_reasoning_follows_the_template(engine, tiny):
     assert engine.supports_reasoning
     assert AsyncMLXEngine(engine).supports_reasoning
     # The tags are in many vocabularies of models that do not think.
@@ -165,9 +165,9 @@ def test_dspys_reasoning_is_the_thought(engine):
     thoughts = []
     with dspy.context(lm=lm, adapter=GuidedChatAdapter(field_tokens={"reasoning": 6})):
         for seed in range(4):
-            made = dspy.Predict(Native)(question="why?", config={"seed": seed})
-            assert isinstance(made.answer, bool)
-            thoughts.append(made.reasoning)
+            answer = dspy.Predict(Native)(question="why?", config={"seed": seed})
+            assert isinstance(answer.answer, bool)
+            thoughts.append(answer.reasoning)
         again = asyncio.run(dspy.Predict(Native).acall(question="why?", config={"seed": 3}))
     assert again.reasoning == thoughts[-1]
     # A model may close its thought at once; DSPy then has no reasoning at all.

@@ -117,7 +117,7 @@ def prepared(mode="required", several=True, tools=TOOLS):
 def walk(kit, guide, budget, rng, ending=0.05):
     """Draw every token from the mask; end of text, where it is allowed, with the probability `ending`."""
     tokens, written = guide.start(), 0
-    while not guide.done:
+    while not guide.finished:
         bitmask = np.full((1, kit.store.words), -1, dtype=np.int32)
         guide.fill(bitmask, 0)
         allowed = np.nonzero(np.unpackbits(bitmask.view(np.uint8), bitorder="little"))[0]
@@ -131,7 +131,7 @@ def walk(kit, guide, budget, rng, ending=0.05):
 
 @settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(sorted(FORMATS)), seed=st.integers(0, 10**6), budget=st.sampled_from([1, 20, 60, 200]))
-def test_whatever_is_written_is_a_valid_call(kits, name, seed, budget):
+def test_every_written_call_is_valid(kits, name, seed, budget):
     kit = kits[name]
     guide = kit.guides.make(prepared())
     tokens = walk(kit, guide, budget, random.Random(seed))
@@ -158,7 +158,7 @@ def say(kit, guide, text, budget=500):
 
 
 @pytest.mark.parametrize("name", sorted(FREE))
-def test_where_arguments_are_free_the_call_of_the_template_can_be_written_and_read(kits, name):
+def test_formats_with_free_arguments_write_and_read_the_call_of_the_template(kits, name):
     kit, (_, written, query) = kits[name], FREE[name]
     form = kit.guides._form
     guide = kit.guides.make(prepared("auto"))
@@ -171,7 +171,7 @@ def test_where_arguments_are_free_the_call_of_the_template_can_be_written_and_re
 
 @pytest.mark.parametrize("name", sorted(FREE))
 @pytest.mark.parametrize("budget", [20, 90])
-def test_where_arguments_are_free_the_tool_is_a_known_one_and_the_end_comes(kits, name, budget):
+def test_formats_with_free_arguments_name_a_declared_tool_and_end(kits, name, budget):
     kit = kits[name]
     names = "|".join(sorted(SCHEMAS))
     for seed in range(5):
@@ -231,18 +231,18 @@ def test_text_stays_possible_and_a_call_begins_where_the_model_opens_one(kits, n
         if guide.channels[-1] == "call":
             break
     rng = random.Random(3)
-    while not guide.calls and not guide.done:
+    while not guide.calls and not guide.finished:
         bitmask = np.full((1, kit.store.words), -1, dtype=np.int32)
         guide.fill(bitmask, 0)
         allowed = np.nonzero(np.unpackbits(bitmask.view(np.uint8), bitorder="little"))[0]
         added = guide.advance(int(rng.choice(allowed[allowed < low.vocab_size])), 400)
     assert guide.calls, added
     guide.advance(kit.eos, 100)
-    assert guide.done
+    assert guide.finished
     assert guide.complete
 
 
-def test_a_token_that_goes_beyond_the_opening_is_cut_at_it(kits):
+def test_a_token_that_extends_beyond_the_opening_mark_is_cut(kits):
     kit = kits["json_tools"]
     low = kit.store.tokenizer
     (longer,) = [token for token in range(low.vocab_size) if low.decode_bytes([token]) == b'>{"']
@@ -253,16 +253,16 @@ def test_a_token_that_goes_beyond_the_opening_is_cut_at_it(kits):
     assert low.decode_str(added).startswith('>\n{"name": "')
 
 
-def test_no_call_is_begun_that_could_not_end(kits):
+def test_a_call_that_the_budget_cannot_finish_is_not_begun(kits):
     kit = kits["qwen3_coder"]
     guide = kit.guides.make(prepared("auto"))
     guide.advance(kit.guides._form.opening[0], 12)
-    assert guide.done
+    assert guide.finished
     assert guide.cut
     assert not guide.calls
 
 
-def test_what_a_format_cannot_say_is_refused_by_name(tiny, kits):
+def test_tools_that_a_format_cannot_express_are_refused_by_name(tiny, kits):
     odd = FunctionTool(name="<odd>")
     with pytest.raises(InvalidRequestError, match="<odd>"):
         kits["glm47"].guides.make(prepared(tools=(odd,)))

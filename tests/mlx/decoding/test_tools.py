@@ -100,7 +100,7 @@ def test_auto_leaves_text_alone_and_none_offers_nothing(engine):
         assert all(isinstance(part, TextPart) for part in response.message.parts) or response.tool_calls
 
 
-def test_what_cannot_be_meant_is_refused_by_name(engine):
+def test_contradictory_tool_options_are_refused_by_name(engine):
     with pytest.raises(InvalidRequestError, match="declares no tools"):
         engine.complete(ask("x", ToolChoice(mode="required"), tools=()))
     bad = FunctionTool(name="odd", parameters={"type": "object", "properties": {"a": {"type": "no such type"}}})
@@ -108,7 +108,7 @@ def test_what_cannot_be_meant_is_refused_by_name(engine):
         engine.complete(ask("x", tools=(bad,)))
 
 
-def test_a_stream_says_what_the_answer_says(engine):
+def test_a_stream_equals_the_answer(engine):
     request = ask("stream", ToolChoice(mode="required"), seed=5)
     whole = engine.complete(request)
     events = list(engine.stream(request))
@@ -172,12 +172,12 @@ def test_predict_answers_or_calls_and_always_parses(lm, adapter):
     seen = set()
     with dspy.context(lm=lm, adapter=adapter(use_native_function_calling=True)):
         for seed in range(10):
-            made = dspy.Predict(Trip)(question=f"Lima {seed}?", tools=tools, config={"seed": seed})
-            seen.add(made.calls is not None)
-            if made.calls is None:
-                assert isinstance(made.answer, str)
-                assert isinstance(made.rating, int)
-            for call in made.calls.tool_calls if made.calls else ():
+            prediction = dspy.Predict(Trip)(question=f"Lima {seed}?", tools=tools, config={"seed": seed})
+            seen.add(prediction.calls is not None)
+            if prediction.calls is None:
+                assert isinstance(prediction.answer, str)
+                assert isinstance(prediction.rating, int)
+            for call in prediction.calls.tool_calls if prediction.calls else ():
                 assert call.execute([*tools])
     assert seen
 
@@ -188,16 +188,16 @@ def test_predict_with_nothing_but_calls(lm, adapter):
     required = {} if adapter is GuidedChatAdapter else {"tool_choice": "required"}
     with dspy.context(lm=lm, adapter=adapter(use_native_function_calling=True)):
         for seed in range(4):
-            made = dspy.Predict(Next)(question="Lima?", tools=tools, config={"seed": seed, **required})
-            assert made.calls.tool_calls
-            for call in made.calls.tool_calls:
+            step = dspy.Predict(Next)(question="Lima?", tools=tools, config={"seed": seed, **required})
+            assert step.calls.tool_calls
+            for call in step.calls.tool_calls:
                 assert call.execute(tools)
         again = asyncio.run(dspy.Predict(Next).acall(question="Lima?", tools=tools, config={"seed": 3, **required}))
-        assert [(c.name, c.args) for c in again.calls.tool_calls] == [(c.name, c.args) for c in made.calls.tool_calls]
+        assert [(c.name, c.args) for c in again.calls.tool_calls] == [(c.name, c.args) for c in step.calls.tool_calls]
 
 
 def test_react_runs_without_a_parse_error(lm):
     with dspy.context(lm=lm, adapter=GuidedChatAdapter()):
-        made = dspy.ReAct("question -> answer", tools=[forecast], max_iters=2)(question="Lima?")
-    assert isinstance(made.answer, str)
-    assert made.trajectory["tool_name_0"] in ("forecast", "finish")
+        prediction = dspy.ReAct("question -> answer", tools=[forecast], max_iters=2)(question="Lima?")
+    assert isinstance(prediction.answer, str)
+    assert prediction.trajectory["tool_name_0"] in ("forecast", "finish")

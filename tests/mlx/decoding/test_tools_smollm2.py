@@ -28,14 +28,14 @@ class Ask(dspy.Signature):
 
 
 @pytest.mark.parametrize("adapter", [GuidedChatAdapter, GuidedJSONAdapter])
-def test_it_calls_the_tool_with_the_city(lm, adapter):
+def test_smollm2_calls_the_tool_with_the_city(lm, adapter):
     tools = [dspy.Tool(forecast)]
     with dspy.context(lm=lm, adapter=adapter(use_native_function_calling=True)):
-        made = dspy.Predict(Ask)(question="What is the weather in Lima?", tools=tools)
-    assert made.calls.tool_calls
-    assert all(call.name == "forecast" for call in made.calls.tool_calls)
-    assert "Lima" in made.calls.tool_calls[0].args["city"]
-    assert made.calls.tool_calls[0].execute(tools)
+        prediction = dspy.Predict(Ask)(question="What is the weather in Lima?", tools=tools)
+    assert prediction.calls.tool_calls
+    assert all(call.name == "forecast" for call in prediction.calls.tool_calls)
+    assert "Lima" in prediction.calls.tool_calls[0].args["city"]
+    assert prediction.calls.tool_calls[0].execute(tools)
 
 
 @pytest.mark.parametrize("adapter", [GuidedChatAdapter, GuidedJSONAdapter])
@@ -47,8 +47,8 @@ def test_react_runs_to_its_end(lm, adapter):
     agent = dspy.ReAct("question -> answer", tools=[weather], max_iters=2)
     budgets = {"next_thought": 20, "next_tool_args": 30, "reasoning": 20, "answer": 20}
     with dspy.context(lm=lm, adapter=adapter(field_tokens=budgets)):
-        made = agent(question="What is the weather in Lima?")
-    assert isinstance(made.answer, str)
-    steps = [key for key in made.trajectory if key.startswith("tool_name_")]
+        prediction = agent(question="What is the weather in Lima?")
+    assert isinstance(prediction.answer, str)
+    steps = [key for key in prediction.trajectory if key.startswith("tool_name_")]
     assert 1 <= len(steps) <= 2
-    assert {made.trajectory[key] for key in steps} <= {"weather", "finish"}
+    assert {prediction.trajectory[key] for key in steps} <= {"weather", "finish"}

@@ -61,7 +61,7 @@ def test_a_cold_burst_takes_about_the_fewest_steps(tiny, kind, grammar, count, r
     assert least <= stats["steps"] <= FACTOR * least, sorted(sampled)
 
 
-def test_callers_who_wait_start_calls_one_after_another():
+def test_waiting_callers_start_calls_one_after_another():
     calls = [[11], [23], [10], [10], [11], [10], [10], [11]]
     assert bounds.least_steps(calls, callers=8, rows=64) == 23
     assert bounds.least_steps(calls, callers=4, rows=64) == 31  # 10 + 10 + 11 behind one another

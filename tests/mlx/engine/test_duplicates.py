@@ -1,4 +1,4 @@
-"""Equal requests at temperature 0 share one row; who asked stays apart: cancelling, deadlines, streams, usage."""
+"""Equal requests at temperature 0 share one row, each with its own cancellation, deadline, stream and usage."""
 
 import json
 import time
@@ -31,10 +31,10 @@ def wait_for(condition):
     assert condition()
 
 
-def test_equal_requests_are_one_row_with_everybodys_result(engine):
+def test_equal_requests_share_one_row_and_its_result(engine):
     request = ask("Who is it?", max_tokens=25, logprobs=2)
     alone = engine.complete(request)
-    before = engine.stats()
+    previous = engine.stats()
     with ThreadPoolExecutor(16) as pool:
         responses = list(pool.map(engine.complete, [request] * 16))
     after = engine.stats()
@@ -42,14 +42,14 @@ def test_equal_requests_are_one_row_with_everybodys_result(engine):
     assert all(response.logprobs == alone.logprobs for response in responses)
     assert len({response.id for response in responses}) == 16
     assert {response.usage.output_tokens for response in responses} == {alone.usage.output_tokens}
-    assert after["finished"] - before["finished"] == 16
-    joined = after["duplicates_joined"] - before["duplicates_joined"]
+    assert after["finished"] - previous["finished"] == 16
+    joined = after["duplicates_joined"] - previous["duplicates_joined"]
     assert joined >= 8  # threads that come after the answer start a row of their own
-    assert after["rows_stepped"] - before["rows_stepped"] == (16 - joined) * before["rows_stepped"]
+    assert after["rows_stepped"] - previous["rows_stepped"] == (16 - joined) * previous["rows_stepped"]
     assert after["prefill_shared"] + after["prefill_computed"] == after["prefill_requested"]
 
 
-def test_what_differs_in_any_option_or_is_sampled_has_its_own_row(engine):
+def test_requests_that_differ_or_are_sampled_have_their_own_rows(engine):
     schema = {"type": "json_schema", "schema": {"type": "object", "properties": {}}}
     different = [
         ask("Same", max_tokens=9),
@@ -93,7 +93,7 @@ def test_cancelling_one_and_the_deadline_of_another_leave_the_rest(engine):
     assert stats["tokens_sampled"] == 2 * want.sampled
 
 
-def test_when_all_have_cancelled_the_row_ends(engine):
+def test_the_row_ends_when_all_subscribers_have_cancelled(engine):
     request = ask("Abandoned", max_tokens=1500)
     tickets = [engine.submit(request) for _ in range(3)]
     wait_for(lambda: engine.stats()["steps"] > 3)
@@ -119,7 +119,7 @@ def test_a_late_stream_begins_with_the_text_so_far(engine):
     assert texts == [whole, whole]
 
 
-def test_a_closed_stream_leaves_its_twin_alone(engine):
+def test_closing_a_stream_does_not_touch_its_duplicate(engine):
     request = ask("Closed", max_tokens=120)
     whole = engine.complete(request).message.parts[0].text
     leader = engine.stream(request)
@@ -130,7 +130,7 @@ def test_a_closed_stream_leaves_its_twin_alone(engine):
     assert follower.future.result().text == whole
 
 
-def test_guided_twins_all_get_the_whole_record(engine):
+def test_guided_duplicates_all_get_the_whole_record(engine):
     schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
     request = ask("Record", max_tokens=40, response_format={"type": "json_schema", "schema": schema})
     tickets = [engine.submit(request) for _ in range(5)]
@@ -143,11 +143,11 @@ def test_guided_twins_all_get_the_whole_record(engine):
     assert stats["duplicates_joined"] >= 3
 
 
-def test_a_failing_step_runs_shared_rows_again_for_all_their_riders(tiny, tokenizer):
+def test_a_failed_step_requeues_shared_rows_for_all_subscribers(tiny, tokenizer):
     (bad,) = tokenizer.encode("\u00dc", add_special_tokens=False)[:1]
 
     def load():
-        model, made = tiny.load("llama")()
+        model, model = tiny.load("llama")()
         kind = type(model)
 
         def call(self, inputs, cache=None, **kwargs):
@@ -156,7 +156,7 @@ def test_a_failing_step_runs_shared_rows_again_for_all_their_riders(tiny, tokeni
             return kind.__call__(self, inputs, cache=cache, **kwargs)
 
         model.__class__ = type("Poisoned", (kind,), {"__call__": call})
-        return model, made
+        return model, model
 
     with MLXEngine(load, name=MODEL, options=EngineOptions(check=True)) as engine:
         request = ask("fine", max_tokens=150)

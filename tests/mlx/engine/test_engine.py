@@ -223,18 +223,18 @@ def test_a_lark_grammar_holds_for_random_weights_and_any_budget(engine, budget, 
     assert engine.stats()["guided_unfinished"] == 0
 
 
-def test_what_is_forced_at_the_end_is_never_computed(engine):
-    before = engine.stats()
+def test_forced_tokens_at_the_end_are_never_computed(engine):
+    earlier = engine.stats()
     grammar = {"lark": 'start: "abc" ("x" | "y") " and then a long forced ending that nobody samples"'}
     sequence = engine.submit(ask("End", extensions={"metadata": {"grammar": grammar}})).future.result()
     after = engine.stats()
     assert sequence.text in [f"abc{c} and then a long forced ending that nobody samples" for c in "xy"]
     assert sequence.sampled == 1
-    assert after["steps"] - before["steps"] == 1
-    assert after["forced_computed"] - before["forced_computed"] <= 3
+    assert after["steps"] - earlier["steps"] == 1
+    assert after["forced_computed"] - earlier["forced_computed"] <= 3
 
 
-def test_answers_that_are_forced_whole_come_and_go_among_others(engine):
+def test_entirely_forced_answers_run_among_others(engine):
     def kind(i):
         forced = {"metadata": {"grammar": {"lark": 'start: "no choice at all"'}}}
         return ask(f"Number {i}", max_tokens=12, temperature=1.0, seed=i, extensions=forced if i % 3 else None)
@@ -256,13 +256,13 @@ def test_answers_that_are_forced_whole_come_and_go_among_others(engine):
     ],
 )
 def test_bad_options_are_named_before_any_token(engine, config, match):
-    before = engine.stats()["steps"]
+    earlier = engine.stats()["steps"]
     with pytest.raises(InvalidRequestError, match=match):
         engine.complete(ask("No", **config))
-    assert engine.stats()["steps"] == before
+    assert engine.stats()["steps"] == earlier
 
 
-def test_a_prompt_that_is_too_long_says_what_takes_the_room(tiny):
+def test_an_overlong_prompt_is_refused_with_the_size_of_each_part(tiny):
     with MLXEngine(tiny.load("llama"), name=MODEL, options=EngineOptions(max_context=100)) as engine:
         messages = (Message.user("demo " * 30), Message.assistant("yes"), Message.user("input " * 20))
         with pytest.raises(ContextLengthError, match=r"has \d+ tokens.* has 100 .*System message: \d+.*input: \d+"):
@@ -282,17 +282,17 @@ def test_a_loader_that_fails_is_reported_to_every_caller():
 
 def test_after_close_requests_are_refused_and_memory_is_back(tiny):
     mx.clear_cache()
-    before = mx.get_active_memory()
+    earlier = mx.get_active_memory()
     engine = MLXEngine(tiny.load("llama"), name=MODEL)
     engine.complete(ask("Once", max_tokens=3))
     engine.close()
-    assert mx.get_active_memory() <= before + 64  # a random key of MLX's own
+    assert mx.get_active_memory() <= earlier + 64  # a random key of MLX's own
     with pytest.raises(ServerError, match="closed"):
         engine.complete(ask("Twice"))
     assert engine.health()["closed"]
 
 
-def test_close_fails_those_who_wait(tiny):
+def test_close_fails_open_requests(tiny):
     engine = MLXEngine(tiny.load("llama"), name=MODEL, options=EngineOptions(max_rows=1))
     tickets = [engine.submit(ask(f"wait {i}", max_tokens=400)) for i in range(5)]
     engine.close()
@@ -301,7 +301,7 @@ def test_close_fails_those_who_wait(tiny):
     assert any(isinstance(error, ServerError) for error in outcomes)
 
 
-def test_cancelled_requests_end_within_a_step_and_others_do_not_notice(engine):
+def test_cancelled_requests_end_within_a_step_and_do_not_touch_others(engine):
     one, two = ask("one", max_tokens=2000), ask("two", max_tokens=60)
     alone = engine.complete(two).message
     doomed, other = engine.submit(one), engine.submit(two)
@@ -316,15 +316,15 @@ def test_a_deadline_ends_a_request(engine):
     assert isinstance(late.future.exception(), TimeoutError)
 
 
-def test_async_twin(engine):
-    twin = AsyncMLXEngine(engine)
+def test_the_asynchronous_engine(engine):
+    asynchronous = AsyncMLXEngine(engine)
     requests = [ask(f"async {i}", max_tokens=10) for i in range(5)]
     alone = [engine.complete(request).message for request in requests]
 
     async def gather():
-        responses = await asyncio.gather(*(twin.complete(request) for request in requests))
-        events = [event async for event in twin.stream(requests[0])]
-        task = asyncio.create_task(twin.complete(ask("cancel me", max_tokens=2000)))
+        responses = await asyncio.gather(*(asynchronous.complete(request) for request in requests))
+        events = [event async for event in asynchronous.stream(requests[0])]
+        task = asyncio.create_task(asynchronous.complete(ask("cancel me", max_tokens=2000)))
         await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -337,7 +337,7 @@ def test_async_twin(engine):
     assert [e.type for e in events if e.type != "delta"] == ["start", "end"]
 
 
-def test_dspy_drives_it(engine):
+def test_dspy_uses_the_engine(engine):
     lm = dspy.LM(MODEL, engine=engine, async_engine=AsyncMLXEngine(engine), cache=False, max_tokens=10)
     assert len(lm("Hello")) == 1
     with pytest.raises(dspy.utils.exceptions.LMInvalidRequestError, match="min_q"):

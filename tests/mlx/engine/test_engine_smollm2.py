@@ -30,7 +30,7 @@ def ask(resolved, question, **config):
     return Request(model=resolved.name, system=system, messages=(Message.user(question),), config=Config(**config))
 
 
-def test_it_knows_the_capital_of_france(engine, resolved):
+def test_smollm2_answers_the_capital_of_france(engine, resolved):
     request = Request(
         model=resolved.name,
         messages=(Message.user("What is the capital of France?"),),
@@ -45,7 +45,7 @@ def test_a_burst_gives_the_greedy_tokens_of_mlx_lm(engine, resolved):
     model, tokenizer = load(resolved)
     places = ["France", "Peru", "the Democratic Republic of the Congo", "Japan"]
     requests = [ask(resolved, f"What is the capital of {place}?", max_tokens=16) for place in places]
-    before = engine.stats()
+    earlier = engine.stats()
     sequences = [ticket.future.result() for ticket in [engine.submit(request) for request in requests]]
     after = engine.stats()
     for sequence in sequences:
@@ -55,4 +55,4 @@ def test_a_burst_gives_the_greedy_tokens_of_mlx_lm(engine, resolved):
                 break
             want.append(token)
         assert sequence.tokens == want
-    assert after["prefill_computed"] - before["prefill_computed"] < 0.6 * sum(len(s.prompt) for s in sequences)
+    assert after["prefill_computed"] - earlier["prefill_computed"] < 0.6 * sum(len(s.prompt) for s in sequences)

@@ -27,7 +27,7 @@ def poisoned(tiny, tokenizer, error):
     (bad,) = tokenizer.encode("Ü", add_special_tokens=False)[:1]
 
     def load():
-        model, made = tiny.load("llama")()
+        model, model = tiny.load("llama")()
 
         def call(self, inputs, cache=None, **kwargs):
             if cache is not None and bad in inputs.reshape(-1).tolist():
@@ -36,12 +36,12 @@ def poisoned(tiny, tokenizer, error):
 
         kind = type(model)
         model.__class__ = type("Poisoned", (kind,), {"__call__": call})
-        return model, made
+        return model, model
 
     return load
 
 
-def test_a_failing_step_fails_the_guilty_request_only(tiny, tokenizer):
+def test_a_failing_step_fails_only_the_request_that_causes_it(tiny, tokenizer):
     fine = [ask(f"question {i}", max_tokens=12) for i in range(6)]
     with MLXEngine(tiny.load("llama"), name=MODEL) as engine:
         want = [engine.complete(request).message for request in fine]
@@ -59,7 +59,7 @@ def test_a_failing_step_fails_the_guilty_request_only(tiny, tokenizer):
         assert engine.stats()["failed"] == 1
 
 
-def test_a_dead_thread_is_reported_restarted_once_and_fails_its_callers(tiny, tokenizer):
+def test_a_failed_engine_thread_fails_its_callers_and_restarts_once(tiny, tokenizer):
     engine = MLXEngine(poisoned(tiny, tokenizer, Poison("the device is gone")), name=MODEL)
     want = engine.complete(ask("fine", max_tokens=5)).message
     waiting = engine.submit(ask("wait", max_tokens=1000))
@@ -82,9 +82,9 @@ def test_an_idle_engine_unloads_and_loads_again(tiny):
     loads = []
 
     def load():
-        made = tiny.load("llama")()
+        model = tiny.load("llama")()
         loads.append(mx.get_active_memory())  # in the engine's own thread: nothing is unloaded yet
-        return made
+        return model
 
     def given_back():
         return not engine.health()["loaded"] and mx.get_active_memory() < loads[0]
@@ -133,7 +133,7 @@ def off_by_row(model):
     return model
 
 
-def test_a_model_that_fails_the_parity_check_runs_one_row_at_a_time_and_says_so(tiny, caplog):
+def test_a_model_that_fails_the_parity_check_runs_one_row_at_a_time_with_a_warning(tiny, caplog):
     def load():
         model, tokenizer = tiny.load("llama")()
         return off_by_row(model), tokenizer

@@ -20,50 +20,50 @@ def ask(letter):
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_32_rows_hold_a_prefix_of_1500_tokens_once(tiny, before):
-    """Also when one came first and alone, whose whole prompt was kept: it is cut, and goes when room is needed."""
-    requests = [ask(letter) for letter in string.ascii_letters[: 32 + before]]
+def test_32_rows_hold_a_prefix_of_1500_tokens_once(tiny, start):
+    """Also after a first request alone, whose whole prompt was cached: it is cut, and evicted when memory is needed."""
+    requests = [ask(letter) for letter in string.ascii_letters[: 32 + start]]
     with MLXEngine(tiny.load("llama"), name="m", options=EngineOptions(check=True)) as engine:
         engine.start()
-        for request in requests[:before]:
+        for request in requests[:start]:
             engine.submit(request).future.result()
-        tickets = [engine.submit(request) for request in requests[before:]]
+        tickets = [engine.submit(request) for request in requests[start:]]
         prompts = [ticket.future.result().prompt for ticket in tickets]
         stats = engine.stats()
         per_token, _ = engine._ready()._runner.footprint()
     common = next(i for i, tokens in enumerate(zip(*prompts, strict=False)) if len(set(tokens)) > 1)
     assert common >= 1500
     own = sum(len(prompt) - common for prompt in prompts) + 32 * WRITTEN
-    kept = before * (len(prompts[0]) * per_token)
+    copied = start * (len(prompts[0]) * per_token)
     assert stats["width_peak"] == 32
-    assert stats["kv_peak_bytes"] - kept <= 1.1 * (common + own) * per_token
+    assert stats["kv_peak_bytes"] - copied <= 1.1 * (common + own) * per_token
     assert stats["kv_peak_bytes"] > (common + own // 2) * per_token
 
 
-def test_a_cut_prefix_shares_the_memory_of_what_it_is_cut_from(tiny):
+def test_a_cut_prefix_shares_the_memory_of_its_donor(tiny):
     from dspy_toolkit_mlx.runners.flat import FlatRunner
 
     runner = FlatRunner(tiny("llama"))
     state = runner.extend(None, [i % 400 for i in range(2000)])
     mx.eval(state)
-    before = mx.get_active_memory()
+    start = mx.get_active_memory()
     cut = runner.cut(state, 1900)
     mx.eval(cut)
-    assert mx.get_active_memory() - before < 0.1 * runner.size(state)
+    assert mx.get_active_memory() - start < 0.1 * runner.size(state)
 
 
-def test_what_is_copied_out_of_a_prefix_lets_go_of_it(tiny):
+def test_a_copied_part_of_a_prefix_does_not_keep_the_whole_alive(tiny):
     from dspy_toolkit_mlx.runners.flat import FlatRunner
 
     runner = FlatRunner(tiny("llama"))
-    before = mx.get_active_memory()
+    start = mx.get_active_memory()
     state = runner.extend(None, [i % 400 for i in range(2000)])
     mx.eval(state)
     size = runner.size(state)
     short = runner.cut(state, 200, True)
     del state
     mx.clear_cache()
-    assert mx.get_active_memory() - before < 0.15 * size
+    assert mx.get_active_memory() - start < 0.15 * size
     assert runner.size(short) == size // 10
 
 

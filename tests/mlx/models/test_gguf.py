@@ -32,13 +32,13 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made():
+def bpe():
     return tiny_llama.tokenizer()
 
 
 @pytest.fixture(scope="session")
-def values(made):
-    return tiny_llama.weights(made.get_vocab_size())
+def values(bpe):
+    return tiny_llama.weights(bpe.get_vocab_size())
 
 
 def reference(values: dict[str, np.ndarray], kind: Kind, module=llama, **config):
@@ -59,24 +59,24 @@ def connected(path: Path):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_logits_equal_those_of_mlx_lm_with_the_dequantized_weights(tmp_path, values, made, kind):
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, kind, made=made)
+def test_logits_equal_those_of_mlx_lm_with_the_dequantized_weights(tmp_path, values, bpe, kind):
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, kind, bpe=bpe)
     model, _ = connected(path)
     expected = reference(values, kind)(PROMPT)
     assert mx.array_equal(model(PROMPT), expected).item()
     assert not np.allclose(expected, mx.zeros_like(expected)), "the reference says nothing"
 
 
-def test_a_tied_output_uses_the_embedding(tmp_path, made):
-    values = tiny_llama.weights(made.get_vocab_size(), seed=1, tied=True)
-    model, _ = connected(tiny_llama.write_gguf(tmp_path / "m.gguf", values, Kind.Q8_0, made=made))
+def test_a_tied_output_uses_the_embedding(tmp_path, bpe):
+    values = tiny_llama.weights(bpe.get_vocab_size(), seed=1, tied=True)
+    model, _ = connected(tiny_llama.write_gguf(tmp_path / "m.gguf", values, Kind.Q8_0, bpe=bpe))
     assert mx.array_equal(model(PROMPT), reference(values, Kind.Q8_0)(PROMPT)).item()
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0], ids=lambda kind: kind.name)
-def test_the_packed_weights_are_exact_in_mlx_arithmetic(tmp_path, values, made, kind):
+def test_the_packed_weights_are_exact_in_mlx_arithmetic(tmp_path, values, bpe, kind):
     """What Metal keeps: the packing itself loses nothing."""
-    directory = converted(tiny_llama.write_gguf(tmp_path / "m.gguf", values, kind, made=made))
+    directory = converted(tiny_llama.write_gguf(tmp_path / "m.gguf", values, kind, bpe=bpe))
     packed = mx.load(str(directory / "model.safetensors"))
     for name, value in values.items():
         stem = name.removesuffix(".weight")
@@ -90,9 +90,9 @@ def test_the_packed_weights_are_exact_in_mlx_arithmetic(tmp_path, values, made, 
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q8_0], ids=lambda kind: kind.name)
-def test_a_scale_too_big_for_the_packing_is_stored_expanded(tmp_path, values, made, kind):
+def test_a_scale_too_big_for_the_packing_is_stored_expanded(tmp_path, values, bpe, kind):
     huge = values | {"model.layers.0.mlp.up_proj.weight": values["model.layers.0.mlp.up_proj.weight"] * 1e5}
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", huge, kind, made=made)
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", huge, kind, bpe=bpe)
     packed = mx.load(str(converted(path) / "model.safetensors"))
     expected = tiny_llama.rounded(huge["model.layers.0.mlp.up_proj.weight"], kind)
     assert "model.layers.0.mlp.up_proj.scales" not in packed
@@ -102,16 +102,16 @@ def test_a_scale_too_big_for_the_packing_is_stored_expanded(tmp_path, values, ma
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.Q8_0], ids=lambda kind: kind.name)
-def test_the_qwen_families_too(tmp_path, made, family, kind):
-    values = tiny_llama.weights(made.get_vocab_size(), tied=True, family=family)
-    assert len(values) > len(tiny_llama.weights(made.get_vocab_size(), tied=True))
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, kind, made=made, architecture=family)
+def test_the_qwen_families_too(tmp_path, bpe, family, kind):
+    values = tiny_llama.weights(bpe.get_vocab_size(), tied=True, family=family)
+    assert len(values) > len(tiny_llama.weights(bpe.get_vocab_size(), tied=True))
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, kind, bpe=bpe, architecture=family)
     module = importlib.import_module(f"mlx_lm.models.{family}")
     expected = reference(values, kind, module, model_type=family)
     assert mx.array_equal(connected(path)[0](PROMPT), expected(PROMPT)).item()
 
 
-def test_llama_3_rope_scaling_is_read_back_from_its_factors(tmp_path, values, made):
+def test_llama_3_rope_scaling_is_read_back_from_its_factors(tmp_path, values, bpe):
     scaling = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["original_max_position_embeddings"] = 8192
     expected = reference(values, Kind.F32, rope_theta=500000.0, rope_scaling=scaling)
@@ -124,10 +124,10 @@ def test_llama_3_rope_scaling_is_read_back_from_its_factors(tmp_path, values, ma
     tiny_llama.CONFIG["rope_theta"] = 500000.0
     try:
         path = tiny_llama.write_gguf(
-            tmp_path / "m.gguf", values, Kind.F32, made=made, extra={"rope_freqs.weight": factors}
+            tmp_path / "m.gguf", values, Kind.F32, bpe=bpe, extra={"rope_freqs.weight": factors}
         )
         other = tiny_llama.write_gguf(
-            tmp_path / "n.gguf", values, Kind.F32, made=made, extra={"rope_freqs.weight": factors**2}
+            tmp_path / "n.gguf", values, Kind.F32, bpe=bpe, extra={"rope_freqs.weight": factors**2}
         )
     finally:
         tiny_llama.CONFIG["rope_theta"] = original
@@ -143,7 +143,7 @@ def test_llama_3_rope_scaling_is_read_back_from_its_factors(tmp_path, values, ma
 def test_tokens_equal_those_of_the_original_tokenizer(tmp_path, pre):
     original = tiny_llama.tokenizer(pre)
     values = tiny_llama.weights(original.get_vocab_size())
-    _, ours = connected(tiny_llama.write_gguf(tmp_path / "m.gguf", values, made=original, pre=pre))
+    _, ours = connected(tiny_llama.write_gguf(tmp_path / "m.gguf", values, bpe=original, pre=pre))
 
     pieces = st.sampled_from([*tiny_llama.TEXT, *tiny_llama.SPECIAL, "\n\n", " 007", "e\u0301", "\r\n", "don't", "   "])
 
@@ -159,8 +159,8 @@ def test_tokens_equal_those_of_the_original_tokenizer(tmp_path, pre):
     same()
 
 
-def test_special_tokens_template_and_end_come_from_the_metadata(tmp_path, values, made):
-    _, tokenizer = connected(tiny_llama.write_gguf(tmp_path / "m.gguf", values, made=made))
+def test_special_tokens_template_and_end_come_from_the_metadata(tmp_path, values, bpe):
+    _, tokenizer = connected(tiny_llama.write_gguf(tmp_path / "m.gguf", values, bpe=bpe))
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
     )
@@ -222,8 +222,8 @@ def test_a_sentencepiece_tokenizer_gives_the_tokens_of_sentencepiece(tmp_path, p
 # The cache
 
 
-def test_the_second_conversion_is_a_look_up(tmp_path, values, made):
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, made=made)
+def test_the_second_conversion_is_a_cache_hit(tmp_path, values, bpe):
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, bpe=bpe)
     first = converted(path)
     written = (first / "model.safetensors").stat().st_mtime_ns
     copy = tmp_path / "elsewhere" / "m.gguf"
@@ -233,19 +233,19 @@ def test_the_second_conversion_is_a_look_up(tmp_path, values, made):
     assert (first / "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_other_weights_under_the_same_header_are_another_model(tmp_path, values, made):
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, made=made)
+def test_different_weights_under_the_same_header_are_another_model(tmp_path, values, bpe):
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, bpe=bpe)
     first = converted(path)
     other = dict(values)
     name = "model.layers.1.mlp.down_proj.weight"
     other[name] = values[name].copy()
     other[name][0, 0] += 1
-    tiny_llama.write_gguf(path, other, made=made)
+    tiny_llama.write_gguf(path, other, bpe=bpe)
     assert converted(path) != first
 
 
-def test_two_processes_at_once_make_one_directory(tmp_path, values, made, cache):
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, Kind.Q4_1, made=made)
+def test_two_processes_at_once_make_one_directory(tmp_path, values, bpe, cache):
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, Kind.Q4_1, bpe=bpe)
     code = (
         "from pathlib import Path; from dspy_toolkit_mlx.models.gguf.conversion import converted; "
         f"print(converted(Path({str(path)!r})))"
@@ -260,8 +260,8 @@ def test_two_processes_at_once_make_one_directory(tmp_path, values, made, cache)
     assert [child.name for child in (cache / "mlx").iterdir()] == [converted(path).name]
 
 
-def test_a_conversion_that_fails_leaves_nothing(tmp_path, values, made, cache):
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, made=made, omit=("blk.1.ffn_up.weight",))
+def test_a_conversion_that_fails_leaves_nothing(tmp_path, values, bpe, cache):
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, bpe=bpe, omit=("blk.1.ffn_up.weight",))
     with pytest.raises(ModelError, match=r"blk\.1\.ffn_up\.weight"):
         converted(path)
     assert list((cache / "mlx").iterdir()) == []
@@ -270,8 +270,8 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, values, made, cache):
 # Bad files
 
 
-def test_a_file_cut_off_anywhere_is_a_model_error(tmp_path, values, made):
-    whole = tiny_llama.write_gguf(tmp_path / "m.gguf", values, made=made).read_bytes()
+def test_a_file_cut_off_anywhere_is_a_model_error(tmp_path, values, bpe):
+    whole = tiny_llama.write_gguf(tmp_path / "m.gguf", values, bpe=bpe).read_bytes()
     header = read_gguf(tmp_path / "m.gguf").header_bytes
 
     @settings(max_examples=60, deadline=None)
@@ -284,8 +284,8 @@ def test_a_file_cut_off_anywhere_is_a_model_error(tmp_path, values, made):
     refused()
 
 
-def test_a_damaged_header_is_a_model_error_or_another_header(tmp_path, values, made):
-    whole = tiny_llama.write_gguf(tmp_path / "m.gguf", values, made=made).read_bytes()
+def test_a_damaged_header_is_a_model_error_or_another_header(tmp_path, values, bpe):
+    whole = tiny_llama.write_gguf(tmp_path / "m.gguf", values, bpe=bpe).read_bytes()
     header = read_gguf(tmp_path / "m.gguf").header_bytes
 
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -298,26 +298,26 @@ def test_a_damaged_header_is_a_model_error_or_another_header(tmp_path, values, m
     contained()
 
 
-def test_the_message_names_the_tensor_that_is_cut(tmp_path, values, made):
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, made=made)
+def test_the_message_names_the_tensor_that_is_cut(tmp_path, values, bpe):
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, bpe=bpe)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"cut off: the tensor \S+ ends at byte [\d,]+, the file at [\d,]+"):
         read_gguf(path)
 
 
-def test_a_type_that_is_not_read_is_named(tmp_path, values, made):
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, Kind.Q5_0, made=made)
+def test_an_unsupported_type_is_named(tmp_path, values, bpe):
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, Kind.Q5_0, bpe=bpe)
     with pytest.raises(ModelError, match=r"of type Q5_0; F32, F16, Q4_0, Q4_1, Q8_0 can be read"):
         converted(path)
 
 
-def test_what_cannot_be_converted_is_named(tmp_path, values, made):
+def test_unsupported_files_are_named(tmp_path, values, bpe):
     cases = {
         "gemma": {"architecture": "gemma"},
         "ffn_gate_inp": {"extra": {"blk.0.ffn_gate_inp.weight": np.zeros((4, 64), np.float32)}},
     }
     for expected, options in cases.items():
-        path = tiny_llama.write_gguf(tmp_path / f"{expected}.gguf", values, made=made, **options)
+        path = tiny_llama.write_gguf(tmp_path / f"{expected}.gguf", values, bpe=bpe, **options)
         with pytest.raises(ModelError, match=expected):
             converted(path)
     from dspy_toolkit_mlx.models.gguf.tokenizer import tokenizer_files
@@ -331,8 +331,8 @@ def test_what_cannot_be_converted_is_named(tmp_path, values, made):
             tokenizer_files(metadata, "it")
 
 
-def test_a_file_without_chat_template_says_so(tmp_path, values, made):
-    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, made=made, template=None)
+def test_a_file_without_chat_template_is_refused(tmp_path, values, bpe):
+    path = tiny_llama.write_gguf(tmp_path / "m.gguf", values, bpe=bpe, template=None)
     with pytest.raises(ModelError, match=r"no chat template.*instruct"):
         connected(path)
 

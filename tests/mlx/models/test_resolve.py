@@ -76,14 +76,14 @@ def quantized(directory: Path, **options) -> Path:
 # Names
 
 
-def test_every_way_to_write_a_path_finds_the_same_model(directory, tmp_path, monkeypatch):
+def test_every_spelling_of_a_path_resolves_to_the_same_model(directory, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     names = ["mlx/org/tiny", f"mlx/{directory}", "mlx/./org/tiny", "mlx/~/org/tiny", "org/tiny"]
-    found = {resolve_model(name).checkpoint.digest for name in names}
-    assert len(found) == 1
+    resolved = {resolve_model(name).checkpoint.digest for name in names}
+    assert len(resolved) == 1
 
 
-def test_a_resolved_name_tells_content_and_numbers_and_can_be_resolved_again(directory):
+def test_a_resolved_name_identifies_content_and_number_type_and_resolves_again(directory):
     first = resolve_model(f"mlx/{directory}")
     assert re.fullmatch(rf"mlx/{directory}@[0-9a-f]{{12}}\+f32", first.name)
     assert resolve_model(first.name) == first
@@ -94,13 +94,13 @@ def test_a_resolved_name_tells_content_and_numbers_and_can_be_resolved_again(dir
 
 
 def test_one_changed_weight_is_another_name(directory):
-    before = resolve_model(f"mlx/{directory}").name
+    original = resolve_model(f"mlx/{directory}").name
     with (directory / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         last = file.read(1)
         file.seek(-1, 2)
         file.write(bytes([last[0] ^ 1]))
-    assert resolve_model(f"mlx/{directory}").name != before
+    assert resolve_model(f"mlx/{directory}").name != original
 
 
 def test_an_unknown_alias_names_the_closest():
@@ -109,12 +109,12 @@ def test_an_unknown_alias_names_the_closest():
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/no/such/model", "nothing.gguf", "~/nothing"])
-def test_a_path_that_is_not_there_is_named(name):
+def test_a_missing_path_is_named(name):
     with pytest.raises(ModelError, match=r"no such file or directory"):
         resolve_model(f"mlx/{name}")
 
 
-def test_a_hub_model_that_is_not_cached_says_what_to_do_when_offline(monkeypatch, tmp_path):
+def test_an_uncached_hub_model_offline_names_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"someone/something@v1 is not in the local cache.*HF_HUB_OFFLINE.*mlx/<path>"):
         resolve_model("mlx/someone/something@v1")
@@ -175,9 +175,9 @@ def test_a_file_cut_off_anywhere_is_named(directory, name):
 
 
 def test_a_shard_that_the_index_lists_must_be_there_and_whole(directory):
-    before = resolve_model(f"mlx/{directory}").checkpoint.tensors
+    original = resolve_model(f"mlx/{directory}").checkpoint.tensors
     files = sharded(directory)
-    assert resolve_model(f"mlx/{directory}").checkpoint.tensors == before
+    assert resolve_model(f"mlx/{directory}").checkpoint.tensors == original
     whole = files[1].read_bytes()
     files[1].write_bytes(whole[:-10])
     with pytest.raises(ModelError, match=rf"{files[1].name} is cut off: {len(whole):,} bytes expected"):
@@ -209,13 +209,13 @@ def test_python_code_of_a_model_is_never_run(directory):
         resolve_model(f"mlx/{directory}")
 
 
-def test_weights_that_do_not_fit_the_configuration_say_so(directory):
+def test_weights_that_do_not_fit_the_configuration_are_refused(directory):
     edit(directory / "config.json", num_hidden_layers=3)
     with pytest.raises(ModelError, match=r"do not fit the llama model.*model\.layers\.2"):
         load(resolve_model(f"mlx/{directory}"))
 
 
-def test_a_model_without_chat_template_says_so(directory):
+def test_a_model_without_chat_template_is_refused(directory):
     edit(directory / "tokenizer_config.json", chat_template=None)
     with pytest.raises(ModelError, match=r"no chat template.*instruct.*chat_template\.jinja"):
         load(resolve_model(f"mlx/{directory}"))
@@ -254,7 +254,7 @@ def test_quantized_weights_are_expanded_without_rounding(directory, bits):
     assert resolved.checkpoint.number_type == f"q{bits}"
 
 
-def test_a_model_too_big_for_float32_stays_as_it_is_and_says_so(directory, monkeypatch, caplog):
+def test_a_model_too_big_for_float32_stays_as_it_is_with_a_warning(directory, monkeypatch, caplog):
     quantized(directory, group_size=32, bits=4)
     checkpoint = read_checkpoint(directory)
     monkeypatch.setattr(models, "available_memory", lambda: checkpoint.float32_bytes)  # of which 80 % may be weights
@@ -289,7 +289,7 @@ def test_a_model_too_big_for_memory_is_refused_with_both_numbers(directory, monk
         resolve_model(f"mlx/{directory}")
 
 
-def test_available_memory_is_what_the_machine_can_give():
+def test_available_memory_is_within_the_machines():
     import os
 
     assert 0 < available_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -298,14 +298,14 @@ def test_available_memory_is_what_the_machine_can_give():
 def test_a_model_can_be_loaded_and_used_on_a_thread_of_its_own(directory):
     resolved = resolve_model(f"mlx/{directory}")
     expected = load(resolved)[0](PROMPT)
-    found: list[mx.array] = []
+    resolved: list[mx.array] = []
 
     def work() -> None:
         logits = load(resolved)[0](PROMPT)
         mx.eval(logits)
-        found.append(logits)
+        resolved.append(logits)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert mx.array_equal(found[0], expected).item()
+    assert mx.array_equal(resolved[0], expected).item()

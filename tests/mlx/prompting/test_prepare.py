@@ -41,7 +41,7 @@ def renderer(tokenizer):
 
 
 def test_the_prompt_is_the_chat_template_of_all_messages(renderer, tokenizer):
-    made = renderer.prepare(
+    prepared = renderer.prepare(
         request(
             Message.user("q1"), Message.assistant("a1"), Message.user("q2"), system=(TextPart("be "), TextPart("kind"))
         )
@@ -52,7 +52,7 @@ def test_the_prompt_is_the_chat_template_of_all_messages(renderer, tokenizer):
         {"role": "assistant", "content": "a1"},
         {"role": "user", "content": "q2"},
     ]
-    assert list(made.prompt) == tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    assert list(prepared.prompt) == tokenizer.apply_chat_template(messages, add_generation_prompt=True)
 
 
 def test_a_template_without_a_system_role_gets_it_in_the_first_turn():
@@ -69,7 +69,7 @@ def test_a_template_without_a_system_role_gets_it_in_the_first_turn():
     assert seen == [[{"role": "user", "content": "rules\n\nquestion"}]]
 
 
-def test_a_template_that_refuses_says_why():
+def test_a_refusal_of_the_template_is_reported():
     def template(messages, **_):
         raise TemplateError("roles must alternate")
 
@@ -79,15 +79,15 @@ def test_a_template_that_refuses_says_why():
 
 
 def test_max_tokens_are_clamped_to_the_context(renderer):
-    made = renderer.prepare(request(max_tokens=10_000))
-    assert made.max_tokens == 500 - len(made.prompt)
+    prepared = renderer.prepare(request(max_tokens=10_000))
+    assert prepared.max_tokens == 500 - len(prepared.prompt)
     assert renderer.prepare(request()).max_tokens == 64
 
 
 def test_seeds_rollouts_and_completions(renderer):
     def seeds(*messages, **config):
-        made = renderer.prepare(request(*messages, **config))
-        return [made.sample(rollout, j).seed for rollout in (None, 0, 1) for j in range(3)]
+        prepared = renderer.prepare(request(*messages, **config))
+        return [prepared.sample(rollout, j).seed for rollout in (None, 0, 1) for j in range(3)]
 
     fixed = seeds(seed=4)
     assert len(set(fixed)) == 9
@@ -105,18 +105,18 @@ def test_pictures_are_refused(renderer):
 
 
 @given(st.sampled_from(sorted(METADATA)), st.one_of(st.none(), st.booleans(), st.text(max_size=3), st.floats(-9, 9)))
-def test_options_are_read_or_named(name, value):
-    asked = request(extensions={"metadata": {name: value}})
+def test_options_are_read_and_unknown_ones_named(name, value):
+    options = request(extensions={"metadata": {name: value}})
     read, check, _ = METADATA[name]
     try:
         good = check(read(value))
     except (TypeError, ValueError, OverflowError):
         good = False
     if good:
-        assert read_options(asked)[0] == {name: read(value)}
+        assert read_options(options)[0] == {name: read(value)}
     else:
         with pytest.raises(InvalidRequestError, match=repr(name)):
-            read_options(asked)
+            read_options(options)
 
 
 def test_response_formats_become_grammars():
@@ -132,7 +132,7 @@ TAGS = Thinker("<think>", "</think>", (7,), 8, "\n\n", (9,))
 
 
 def rendered(answer="text"):
-    """A renderer whose template only notes what it is asked; and the notes."""
+    """A renderer whose template only records its options; and the records."""
     seen, texts = [], []
 
     def template(messages, **options):
@@ -156,20 +156,20 @@ GRAMMAR = {"response_format": {"type": "json_object"}}
 LOW, OFF = {"reasoning": Reasoning(effort="low")}, {"reasoning": Reasoning(effort="off")}
 
 
-def test_thinking_is_off_under_a_grammar_and_otherwise_as_asked():
+def test_thinking_is_off_under_a_grammar_unless_requested():
     renderer, seen, _ = rendered()
     plans = [renderer.prepare(request(**config)).thought for config in ({}, GRAMMAR, OFF, LOW, {**GRAMMAR, **LOW})]
     assert seen == [None, False, False, True, True]
     assert plans == [
-        ThoughtPlan(opened=False, asked=False, budget=40),
+        ThoughtPlan(opened=False, options=False, budget=40),
         None,
         None,
-        ThoughtPlan(opened=False, asked=True, budget=20),
-        ThoughtPlan(opened=False, asked=True, budget=20),
+        ThoughtPlan(opened=False, options=True, budget=20),
+        ThoughtPlan(opened=False, options=True, budget=20),
     ]
 
 
-def test_a_thought_that_the_template_opens_is_closed_where_none_is_wanted():
+def test_a_thought_that_the_template_opens_is_closed_unless_requested():
     renderer, _, texts = rendered("user\n<think>\n")
     opened = [renderer.prepare(request(**config)).thought for config in ({}, GRAMMAR, OFF, LOW)]
     assert [plan and plan.opened for plan in opened] == [True, None, None, True]
@@ -185,21 +185,21 @@ def test_a_thoughts_budget_leaves_room_to_answer():
     assert renderer.prepare(request(**LOW, **metadata)).thought.budget == 9
 
 
-def test_a_model_that_does_not_think_says_so(renderer):
+def test_reasoning_is_refused_for_a_model_that_does_not_think(renderer):
     with pytest.raises(UnsupportedFeatureError, match="does not think"):
         renderer.prepare(request(**LOW))
     assert renderer.prepare(request(**OFF)).thought is None
 
 
-def test_calls_and_results_are_told_where_the_template_knows_none():
+def test_calls_and_results_are_text_if_the_template_has_no_tools():
     history = (
         Message.user("Lima and Cusco?"),
         Message.assistant([ToolCallPart(id="a", name="f", input={"x": 1}), ToolCallPart(id="b", name="f", input={})]),
         Message(role="tool", parts=(tool_result("a", "one", name="f"), tool_result("b", "two", name="f"))),
         Message.assistant("So."),
     )
-    asked = Request(model="m", messages=history, tools=(FunctionTool(name="f", description="F."),), system="Be kind.")
-    system, question, calls, results, answer = chat(asked, ("<tool_call>", "</tool_call>"), asked.tools)
+    options = Request(model="m", messages=history, tools=(FunctionTool(name="f", description="F."),), system="Be kind.")
+    system, question, calls, results, answer = chat(options, ("<tool_call>", "</tool_call>"), options.tools)
     assert system["content"].startswith("Be kind.\n\n# Tools")
     assert '"name": "f"' in system["content"]
     assert question == {"role": "user", "content": "Lima and Cusco?"}
@@ -209,6 +209,6 @@ def test_calls_and_results_are_told_where_the_template_knows_none():
         "content": "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>",
     }
     assert answer == {"role": "assistant", "content": "So."}
-    native = chat(asked, None)
+    native = chat(options, None)
     assert [message["role"] for message in native] == ["system", "user", "assistant", "tool", "tool", "assistant"]
     assert [message.get("tool_call_id") for message in native[3:5]] == ["a", "b"]

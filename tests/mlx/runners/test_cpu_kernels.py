@@ -33,10 +33,10 @@ def both(function, *arguments):
 @given(st.integers(1, 40), st.integers(1, 24), st.sampled_from([1.0, 30.0, 200.0]), st.integers(0, 99))
 def test_swiglu(rows, width, spread, seed):
     gate, x = (mx.random.normal((2, rows, width), key=mx.random.key(seed + n)) * spread for n in range(2))
-    kept = np.array(gate), np.array(x)
+    previous = np.array(gate), np.array(x)
     assert close(host.swiglu(gate, x), activations.swiglu(gate, x))
-    assert np.array_equal(np.array(gate), kept[0]), "inputs stay as they were"
-    assert np.array_equal(np.array(x), kept[1])
+    assert np.array_equal(np.array(gate), previous[0]), "inputs stay as they were"
+    assert np.array_equal(np.array(x), previous[1])
 
 
 def test_swiglu_of_views_of_one_array():
@@ -65,12 +65,12 @@ def test_parts_of_attention(batch, groups, share, tokens, columns, block, masked
     if masked != "no":
         shape = (batch if masked == "tail" else 1, 1, tokens, columns)
         mask = mx.random.uniform(shape=shape, key=key[3]) > 0.3
-    before = host._BLOCK
+    previous = host._BLOCK
     host._BLOCK = block
     try:
         ours, theirs = both(attention._partial, queries, keys, values, mask)
     finally:
-        host._BLOCK = before
+        host._BLOCK = previous
     seen = np.array(theirs[2]) > 0  # where a line sees nothing its maximum means nothing
     assert close(np.array(ours[2]), np.array(theirs[2]))
     assert close(np.where(seen, ours[1], 0), np.where(seen, theirs[1], 0))
@@ -80,31 +80,31 @@ def test_parts_of_attention(batch, groups, share, tokens, columns, block, masked
 @settings(max_examples=40, deadline=None)
 @given(
     tokens=st.integers(1, 30),
-    before=st.integers(0, 30),
+    prefix=st.integers(0, 30),
     kind=st.sampled_from([None, "causal", "booleans"]),
     block=st.sampled_from([1, 300, 1 << 21]),
 )
-def test_attention_of_one_sequence(tokens, before, kind, block):
+def test_attention_of_one_sequence(tokens, prefix, kind, block):
     queries = mx.random.normal((1, 6, tokens, 8))
-    keys, values = mx.random.normal((1, 2, before + tokens, 8)), mx.random.normal((1, 2, before + tokens, 8))
+    keys, values = mx.random.normal((1, 2, prefix + tokens, 8)), mx.random.normal((1, 2, prefix + tokens, 8))
     mask = kind
     if kind == "booleans":
-        mask = mx.tril(mx.ones((tokens, before + tokens), mx.bool_), k=before)
-    kept, host._BLOCK = host._BLOCK, block
+        mask = mx.tril(mx.ones((tokens, prefix + tokens), mx.bool_), k=prefix)
+    previous, host._BLOCK = host._BLOCK, block
     try:
         ours = host.attention(queries, keys, values, 0.3, mask)
     finally:
-        host._BLOCK = kept
+        host._BLOCK = previous
     assert close(ours, mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.3, mask=mask))
 
 
 def test_another_thread_and_another_type_are_left_to_mlx():
     array = mx.zeros((100, 100))
-    found = []
-    thread = threading.Thread(target=lambda: found.append(host.active(array, array.size)))
+    result = []
+    thread = threading.Thread(target=lambda: result.append(host.active(array, array.size)))
     thread.start()
     thread.join()
-    assert found == [False]
+    assert result == [False]
     assert host.active(array, array.size)
     assert not host.active(array.astype(mx.float16), array.size)
 
@@ -126,5 +126,5 @@ def test_a_gradient_outside_the_engine_is_untouched(tiny):
 @pytest.mark.parametrize("pays", [True, False])
 def test_the_engine_switches_it_on_where_it_pays(pays, monkeypatch):
     monkeypatch.setattr(host, "pays", lambda: pays)
-    wanted = pays and mx.default_device() == mx.Device(mx.cpu)
-    assert host.enable() == wanted == host.active(mx.zeros((100, 100)), 10_000)
+    expected = pays and mx.default_device() == mx.Device(mx.cpu)
+    assert host.enable() == expected == host.active(mx.zeros((100, 100)), 10_000)

@@ -68,7 +68,7 @@ def candidates_of_an_optimizer(engine):
 
 @pytest.mark.parametrize("arrive", [together, one_comes_first, one_by_one, candidates_of_an_optimizer])
 @pytest.mark.parametrize("kind", FACTORS)
-def test_shared_beginnings_are_computed_about_once(tiny, kind, arrive):
+def test_shared_prefixes_are_computed_about_once(tiny, kind, arrive):
     with MLXEngine(tiny.load(kind), name="m", options=EngineOptions(check=True)) as engine:
         engine.start()
         prompts = arrive(engine)

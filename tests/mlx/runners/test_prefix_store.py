@@ -92,7 +92,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_file_that_is_not_right_is_ignored_and_said_so(tiny, cache, caplog, damage):
+def test_a_damaged_file_is_ignored_with_a_warning(tiny, cache, caplog, damage):
     want, _ = serve(tiny.load("llama"), range(9))
     (file,) = cache.glob("*/*.safetensors")
     DAMAGES[damage](file)
@@ -110,11 +110,11 @@ def test_another_model_has_other_files(tiny, cache):
     assert stats["prefixes_read"] == 0
     assert len(list(cache.iterdir())) == 2
     model = tiny("llama")
-    before = fingerprint(model, make_runner(model))
-    assert before == fingerprint(tiny("llama"), make_runner(tiny("llama")))
+    earlier = fingerprint(model, make_runner(model))
+    assert earlier == fingerprint(tiny("llama"), make_runner(tiny("llama")))
     layer = model.model.layers[2].mlp.down_proj
     layer.weight = layer.weight * 1.001
-    assert fingerprint(model, make_runner(model)) != before
+    assert fingerprint(model, make_runner(model)) != earlier
 
 
 def store_of(model, cache, max_bytes=1 << 40):
@@ -122,7 +122,7 @@ def store_of(model, cache, max_bytes=1 << 40):
     return PrefixStore(cache, max_bytes, model, runner), runner
 
 
-def test_the_longest_prefix_is_found_and_the_least_used_files_go(tiny, cache):
+def test_the_longest_prefix_is_read_and_the_least_recently_used_file_is_evicted(tiny, cache):
     model = tiny("llama")
     store, runner = store_of(model, cache)
     prompts = [(i, *range(3, 300)) for i in range(4)]
@@ -164,7 +164,7 @@ print("written", flush=True)
 """
 
 
-def test_a_process_that_is_killed_while_it_writes_leaves_nothing_that_is_read(tiny, cache):
+def test_a_killed_writer_leaves_no_file_that_is_read(tiny, cache):
     command = [sys.executable, "-c", WRITER, str(Path(__file__).parents[1].joinpath("conftest.py")), str(cache)]
     for _ in range(10):
         writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -68,9 +68,9 @@ def test_ragged_rows_with_and_without_prefix_equal_generate_step(model):
         for row, token in enumerate(greedy(runner, pending)):
             got[live[row]].append(token)
             pending[row] = [token]
-        done = [row for row, index in enumerate(live) if len(got[index]) == 12]
-        if done:
-            order = runner.leave(done)
+        computed = [row for row, index in enumerate(live) if len(got[index]) == 12]
+        if computed:
+            order = runner.leave(computed)
             live = [live[row] for row in order]
             pending = [pending[row] for row in order]
     assert got == expected
@@ -100,7 +100,7 @@ def test_appending_several_tokens_equals_appending_them_one_by_one(model):
     assert second[1] == oracle(model, [*two, first[1]], 1)[0]
 
 
-def test_a_prefix_can_be_cut_where_the_runner_says_so(model):
+def test_prefixes_can_be_cut_if_the_runner_is_sliceable(model):
     runner = make_runner(model)
     prompt = tokens(3, 50)
     long = runner.extend(None, prompt)
@@ -112,11 +112,11 @@ def test_a_prefix_can_be_cut_where_the_runner_says_so(model):
     assert greedy(runner, [prompt[20:]]) == oracle(model, prompt, 1)
 
 
-def test_states_are_not_changed_by_what_grows_from_them(model):
+def test_states_are_not_changed_by_longer_ones_grown_from_them(model):
     runner = make_runner(model)
     prompt = tokens(3, 30)
     state = runner.extend(None, prompt)
-    before = oracle(model, [*prompt, 9], 6)
+    earlier = oracle(model, [*prompt, 9], 6)
     runner.extend(state, tokens(9, 20))
     runner.join([(state, 30), (state, 30)])
     greedy(runner, [[11], [12, 13]])
@@ -126,7 +126,7 @@ def test_states_are_not_changed_by_what_grows_from_them(model):
     for _ in range(6):
         pending = greedy(runner, [pending])
         got += pending
-    assert got == before
+    assert got == earlier
 
 
 def test_rows_behind_one_prefix_hold_it_once(tiny):
@@ -140,9 +140,9 @@ def test_rows_behind_one_prefix_hold_it_once(tiny):
     runner.join([(state, 1500)] * 32)
     mx.eval(runner.step([tokens(row, 40) for row in range(32)]))
     mx.reset_peak_memory()
-    before = mx.get_active_memory()
+    earlier = mx.get_active_memory()
     for _ in range(20):
         mx.eval(runner.step([[5]] * 32), *runner.arrays())
     bound = (1500 + 32 * 60) * per_token
     assert runner.size(state) + runner.nbytes <= 1.1 * bound
-    assert mx.get_peak_memory() - before <= 1.1 * bound
+    assert mx.get_peak_memory() - earlier <= 1.1 * bound

@@ -14,7 +14,7 @@ def cut(state, length, copy):
 
 
 @given(st.lists(st.integers(0, 1)).map(tuple), st.lists(st.integers(0, 1)).map(tuple))
-def test_common_is_the_length_of_the_common_beginning(a, b):
+def test_common_is_the_length_of_the_common_prefix(a, b):
     assert common(a, b) == next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -31,7 +31,7 @@ def test_a_leaf_spells_its_prompt_and_branches_where_the_longest_shared_prefix_e
 
 
 @given(PROMPTS, st.booleans())
-def test_covered_is_the_longest_beginning_that_a_state_serves(prompts, sliceable):
+def test_covered_is_the_longest_prefix_with_a_state(prompts, sliceable):
     tree = PrefixTree(10**9, cut=cut if sliceable else None)
     leaves = [tree.insert(prompt) for prompt in prompts]
     held = set(prompts[::2])
@@ -39,19 +39,19 @@ def test_covered_is_the_longest_beginning_that_a_state_serves(prompts, sliceable
         if prompt in held:
             tree.store(leaf, prompt, len(prompt))
     for prompt, leaf in zip(prompts, leaves, strict=True):
-        found = tree.covered(leaf)
+        covered = tree.covered(leaf)
         depths = {node.depth for node in leaf.path()}
         if sliceable:
             want = max((d for d in depths for other in held if other[:d] == prompt[:d] and len(other) >= d), default=0)
         else:
             want = max((d for d in depths if prompt[:d] in held), default=0)
-        assert found.depth == want
-        assert (tree.state(found) or ()) == prompt[:want]
+        assert covered.depth == want
+        assert (tree.state(covered) or ()) == prompt[:want]
     tree.check_integrity()
 
 
 @given(PROMPTS, st.integers(0, 40), st.data())
-def test_trim_keeps_to_the_bytes_drops_the_oldest_and_never_the_pinned(prompts, limit, data):
+def test_trim_evicts_the_least_recently_used_and_never_the_pinned(prompts, limit, data):
     tree = PrefixTree(limit)
     leaves = {}
     for prompt in prompts:
@@ -120,7 +120,7 @@ class Buffer:
 
 
 @given(PROMPTS, st.lists(st.tuples(st.integers(0, 11), st.booleans()), max_size=30))
-def test_bytes_are_those_of_the_buffers_that_states_lie_in(prompts, moves):
+def test_bytes_are_those_of_the_buffers_behind_the_states(prompts, moves):
     def shorter(state, length, copy):
         return (Buffer(length) if copy else state[0]), length
 

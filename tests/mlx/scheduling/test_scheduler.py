@@ -47,9 +47,9 @@ class Pretended:
         if build is not None:
             chunk = build.chunk(s.limits.chunk)
             self.computed += len(chunk)
-            build.done += len(chunk)
-            if build.done == len(build.tokens):
-                s.built(build, build.tokens, build.done * s.limits.bytes_per_token)
+            build.computed += len(chunk)
+            if build.computed == len(build.tokens):
+                s.built(build, build.tokens, build.computed * s.limits.bytes_per_token)
         if s.running:
             self.steps += 1
             self.peak = max(self.peak, len(s.running))
@@ -82,7 +82,7 @@ def test_a_cold_burst_computes_the_shared_prefix_once():
         assert len(engine.finished) == 64
 
 
-def test_one_that_arrives_first_and_alone_costs_the_others_nothing():
+def test_a_request_that_arrives_first_costs_the_others_nothing():
     engine = Pretended(scheduler(chunk=100))
     shared = list(range(1000, 1700))
     engine.scheduler.add(make([*shared, *range(30)]))
@@ -114,7 +114,7 @@ def test_two_levels_of_sharing():
         assert engine.computed <= bound * 1.02
 
 
-def test_later_requests_reuse_what_is_there():
+def test_later_requests_reuse_cached_prefixes():
     for sliceable in (True, False):
         engine = Pretended(scheduler(sliceable=sliceable))
         shared = list(range(400))
@@ -125,7 +125,7 @@ def test_later_requests_reuse_what_is_there():
         assert engine.computed <= alone + 5 * 2 + 2
 
 
-def test_a_prompt_that_comes_first_is_kept_up_to_where_the_next_will_part():
+def test_the_first_prompt_is_cached_up_to_where_the_next_will_diverge():
     for sliceable in (True, False):
         engine = Pretended(scheduler(sliceable=sliceable))
         system = list(range(5000, 5300))
@@ -146,7 +146,7 @@ def test_prompts_that_share_nothing_are_not_computed_one_after_another():
         assert engine.steps == 4
 
 
-def test_nobody_starves_while_a_popular_prefix_keeps_coming():
+def test_no_request_starves_behind_a_popular_prefix():
     engine = Pretended(scheduler(rows=2, age=5.0))
     popular = list(range(300))
     for i in range(4):
@@ -161,13 +161,13 @@ def test_nobody_starves_while_a_popular_prefix_keeps_coming():
     assert now < 15
 
 
-def test_bytes_bound_the_rows_and_idle_prefixes_make_room():
+def test_bytes_bound_the_rows_and_unused_prefixes_are_evicted():
     engine = Pretended(scheduler(bytes=2000, bytes_per_token=10, tree_bytes=1200))
     for i in range(3):
         engine.scheduler.add(make([*range(i * 100, i * 100 + 40)], max_tokens=20))
         engine.run()
-    kept = engine.scheduler.tree.entries
-    assert kept == 3
+    remaining = engine.scheduler.tree.entries
+    assert remaining == 3
     assert engine.scheduler.tree.evictions == 0
     for i in range(3, 9):
         engine.scheduler.add(make([*range(i * 100, i * 100 + 40)], max_tokens=20))
@@ -191,7 +191,7 @@ def test_rows_that_begin_with_a_copy_of_their_prefix_are_counted_with_it():
         assert least <= engine.peak <= most
 
 
-def test_making_room_does_not_drop_what_the_prefix_is_cut_from():
+def test_eviction_keeps_the_donor_of_a_prefix():
     engine = Pretended(scheduler(bytes=460, bytes_per_token=1, tree_bytes=460))
     engine.scheduler.add(make([*range(300), *range(1000, 1100)], max_tokens=5))
     engine.run()
@@ -201,7 +201,7 @@ def test_making_room_does_not_drop_what_the_prefix_is_cut_from():
     assert engine.scheduler.tree.evictions == 1
 
 
-def test_twins_share_one_row_and_late_ones_hear_the_text_so_far():
+def test_duplicates_share_one_row_and_late_ones_receive_the_text_so_far():
     engine = Pretended(scheduler())
     received = [[], [], []]
     entries = [engine.scheduler.add(make(range(50), duplicate_key="a", emit=received[i].append)) for i in range(2)]
@@ -218,7 +218,7 @@ def test_twins_share_one_row_and_late_ones_hear_the_text_so_far():
     assert engine.scheduler.add(make(range(50), duplicate_key="a")) is not entries[0]
 
 
-def test_a_row_stays_until_the_last_of_its_riders_is_gone():
+def test_a_row_stays_until_its_last_subscriber_leaves():
     s = scheduler()
     sequences = [make(range(50), duplicate_key="a", emit=lambda text: None) for _ in range(3)]
     entries = [s.add(sequence) for sequence in sequences]
@@ -231,7 +231,7 @@ def test_a_row_stays_until_the_last_of_its_riders_is_gone():
     s.check_integrity()
 
 
-def test_a_listener_that_fails_cancels_itself_alone(caplog):
+def test_a_failing_listener_cancels_only_its_own_request(caplog):
     def broken(text):
         raise RuntimeError("Event loop is closed")
 
@@ -259,7 +259,7 @@ REQUESTS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(REQUESTS, st.booleans(), st.integers(1, 5), st.sampled_from([900, 4000, 1 << 40]), st.data())
-def test_whatever_arrives_is_finished_or_cancelled_exactly_once(requests, sliceable, rows, size, data):
+def test_every_request_is_finished_or_cancelled_exactly_once(requests, sliceable, rows, size, data):
     s = scheduler(sliceable=sliceable, rows=rows, bytes=size, bytes_per_token=2, tree_bytes=size // 2, chunk=16)
     engine = Pretended(s)
     entries, cancelled = [], set()
@@ -295,8 +295,8 @@ def test_whatever_arrives_is_finished_or_cancelled_exactly_once(requests, slicea
     st.integers(1, 4),
     st.data(),
 )
-def test_every_rider_gets_the_whole_answer_once_unless_it_leaves(requests, sliceable, rows, data):
-    """Twins come and go, rows fail and are run again; who stays hears the same text, from its first character."""
+def test_every_subscriber_gets_the_whole_answer_once_unless_it_leaves(requests, sliceable, rows, data):
+    """Duplicates join and leave, rows fail and are requeued; every subscriber that stays gets the whole text once."""
     s = scheduler(sliceable=sliceable, rows=rows, chunk=16)
     engine = Pretended(s)
     received, entries = {}, {}

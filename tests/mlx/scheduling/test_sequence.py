@@ -20,27 +20,27 @@ def pieces(text, cuts):
 def test_a_stream_ends_before_the_first_stop_and_never_shows_part_of_one(text, cuts, data):
     stops = tuple(data.draw(st.lists(st.text(alphabet="ab\n🙂", min_size=1, max_size=4), max_size=3)))
     stream = TextStream(stops)
-    shown = ""
+    visible = ""
     for piece in pieces(text, cuts):
-        shown += stream.push(piece)
-        assert text.startswith(shown)
+        visible += stream.push(piece)
+        assert text.startswith(visible)
         if stream.stopped:
             break
-    shown += stream.push(b"", final=True)
-    assert shown == stream.text
-    assert "\ufffd" not in shown
+    visible += stream.push(b"", final=True)
+    assert visible == stream.text
+    assert "\ufffd" not in visible
     hits = [text.find(stop) for stop in stops if stop in text]
     if hits:
         assert stream.stopped
-        assert not any(stop in shown for stop in stops)
-        assert text.startswith(shown)
-        assert any(text[len(shown) :].startswith(stop) for stop in stops)
+        assert not any(stop in visible for stop in stops)
+        assert text.startswith(visible)
+        assert any(text[len(visible) :].startswith(stop) for stop in stops)
     else:
         assert not stream.stopped
-        assert shown == text
+        assert visible == text
 
 
-def test_bytes_that_are_no_text_become_replacement_characters_only_at_the_end():
+def test_invalid_utf8_becomes_replacement_characters_only_at_the_end():
     stream = TextStream()
     assert stream.push("🙂".encode()[:2]) == ""
     assert stream.push(b"", final=True) == "\ufffd"
@@ -52,14 +52,14 @@ class Script:
     staged, until, channels, calls, complete = False, "", (), (), True
 
     def __init__(self, header, answers):
-        self.header, self.answers, self.done, self.cut = header, dict(answers), False, False
+        self.header, self.answers, self.finished, self.cut = header, dict(answers), False, False
 
     def start(self):
         return list(self.header)
 
     def advance(self, token, left):
         forced = self.answers.get(token, [])
-        self.done = forced and forced[-1] == 99
+        self.finished = forced and forced[-1] == 99
         return [token, *forced]
 
 
@@ -68,7 +68,7 @@ def sequence(**options):
     return Sequence(**{**base, "token_bytes": lambda token: bytes([97 + token % 26]), **options})
 
 
-def test_forced_tokens_are_pending_and_what_is_forced_last_is_not():
+def test_forced_tokens_are_pending_except_at_the_end():
     one = sequence(guide=Script([7, 8], {5: [6, 6], 9: [4, 99]}), max_tokens=50, sampling=Sampling(logprobs=0))
     one.begin(1)
     assert one.pending == [2, 3, 7, 8]
@@ -95,7 +95,7 @@ def test_end_of_text_and_budget():
     assert (two.tokens, two.finish_reason) == ([4, 5], "length")
 
 
-def test_beginning_again_goes_on_where_it_was():
+def test_a_requeued_sequence_resumes_where_it_stopped():
     one = sequence(max_tokens=9)
     one.begin(2)
     one.accept(TokenChoice(4, 0.0))
@@ -114,12 +114,12 @@ def test_derived_seeds_are_repeatable_and_differ(seed, a, b):
 
 
 def test_emitted_pieces_are_the_text():
-    shown = []
-    one = sequence(emit=shown.append, stop=("ef",), max_tokens=20)
+    visible = []
+    one = sequence(emit=visible.append, stop=("ef",), max_tokens=20)
     one.begin(0)
     for token in (2, 3, 4, 5, 6):
         if not one.finished:
             one.accept(TokenChoice(token, 0.0))
-    assert "".join(piece.text for piece in shown) == one.text == "cd"
+    assert "".join(piece.text for piece in visible) == one.text == "cd"
     assert one.finish_reason == "stop"
     assert pytest.approx(len(one.tokens)) == 4

@@ -53,7 +53,7 @@ STEPS = st.lists(
 
 @settings(deadline=None)
 @given(STEPS, st.integers(0, 20), st.sampled_from([(), ("<|",), ("a€",)]), st.booleans())
-def test_listening_from_any_moment_hears_what_reading_finds(steps, listen_at, stop, staged):
+def test_a_listener_that_joins_at_any_moment_receives_the_rest_of_the_text(steps, listen_at, stop, staged):
     steps = steps if staged else [step for step in steps if step[1] == "text"]  # there is nothing else without stages
     silent = Transcript(stop, staged=staged)
     written(silent, steps)
