@@ -85,11 +85,11 @@ def measure(
 ) -> dict[str, str | int | float]:
     values = VALUES[next(iter(signature.input_fields))]
     inputs = {name: values[name] for name in signature.input_fields}
-    shown = [{**values, next(iter(inputs)): f"{next(iter(inputs.values()))} ({number})"} for number in range(demos)]
+    displayed = [{**values, next(iter(inputs)): f"{next(iter(inputs.values()))} ({number})"} for number in range(demos)]
     plain, guided = ADAPTERS[adapter]
     free, held = (ScriptedLM(answers(adapter, signature), cache=False, supports=s) for s in ((), ("grammar",)))
     predict = dspy.Predict(signature)
-    predict.demos = shown
+    predict.demos = displayed
 
     def call(lm: dspy.LM, through: dspy.Adapter) -> Callable[[], object]:
         def run() -> object:
@@ -100,8 +100,8 @@ def measure(
 
     best = fastest(
         {
-            "format plain": lambda: plain.format(signature, shown, inputs),
-            "format guided": lambda: guided.format(signature, shown, inputs),
+            "format plain": lambda: plain.format(signature, displayed, inputs),
+            "format guided": lambda: guided.format(signature, displayed, inputs),
             "predict plain": call(free, plain),
             "predict guided": call(free, guided),
             "predict grammar": call(held, guided),

@@ -45,11 +45,11 @@ def ours(job: Job) -> Outcome:
         # Compiles nothing of the workload: one word, then what was counted so far is taken off.
         lm("Hi", max_tokens=1)
         calls.clear()
-        before = engine.stats()
+        start = engine.stats()
         run_program(job, lm, job.workload.guided(), n_at_once=True, outcome=outcome)
         after = engine.stats()
     counted = {
-        name: value - before[name] for name, value in after.items() if type(value) is int and type(before[name]) is int
+        name: value - start[name] for name, value in after.items() if type(value) is int and type(start[name]) is int
     }
     outcome.stats = after
     outcome.prompt_tokens = counted["prefill_requested"]
@@ -132,19 +132,19 @@ def lock(job: Job) -> Outcome:
 def batch_generator(job: Job) -> Outcome:
     """mlx_lm.BatchGenerator with every prompt inserted at once: no threads, no waiting, no seeds per row."""
     outcome = Outcome()
-    found: list[BaseException] = []
+    failures: list[BaseException] = []
 
     def work() -> None:
         try:
             _batch(job, outcome)
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
-            found.append(error)
+            failures.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    if found:
-        raise found[0]
+    if failures:
+        raise failures[0]
     return outcome
 
 

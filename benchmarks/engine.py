@@ -79,12 +79,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _several(known: dict[str, Any]) -> Any:
+def _several(choices: dict[str, Any]) -> Any:
     def read(text: str) -> list[Any]:
-        unknown = set(text.split(",")) - set(known)
+        unknown = set(text.split(",")) - set(choices)
         if unknown:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
-        return [known[name] for name in text.split(",")]
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(choices)}")
+        return [choices[name] for name in text.split(",")]
 
     return read
 

@@ -123,30 +123,30 @@ def _times(
 def _compared(clock: str, taken: dict[str, list[float]], options: argparse.Namespace) -> dict[str, Any]:
     """Medians, and the median of each turn's ratio to `dspy.Evaluate` in the same turn."""
     base = taken["dspy.Evaluate"]
-    found = {}
+    measured = {}
     for name, times in taken.items():
         median = statistics.median(times)
-        ratio = statistics.median(each / beside for each, beside in zip(times, base, strict=True))
-        found[name] = {"median": median, "min": min(times), "max": max(times), "ratio": ratio}
+        ratio = statistics.median(number / beside for number, beside in zip(times, base, strict=True))
+        measured[name] = {"median": median, "min": min(times), "max": max(times), "ratio": ratio}
         if not options.json:
             spread = f"(min {min(times):.0f}, max {max(times):.0f})"
             print(f"{clock:10} {name:18} {median:7.0f} us a row {spread:22} {ratio:.3f}x")
-    return found
+    return measured
 
 
 def _memory(
     program: dspy.Module, rows: list[dspy.Example], lm: dspy.LM, options: argparse.Namespace, journal: Journal
 ) -> list[Any]:
-    found = []
+    measured = []
     parts = options.memory // len(rows)
     for part in range(1, parts + 1):
         evaluate(program, rows, same, lm=lm, controls=_recorded(options, journal))
         if part == 1 or part % max(1, parts // 10) == 0:
             size = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-            found.append({"calls": part * len(rows), "mib": size})
+            measured.append({"calls": part * len(rows), "mib": size})
             if not options.json:
                 print(f"{part * len(rows):8} calls  {size:6.0f} MiB")
-    return found
+    return measured
 
 
 if __name__ == "__main__":

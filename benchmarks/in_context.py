@@ -26,40 +26,40 @@ def in_context_lm(labels: tuple[str, ...], rows: Mapping[str, str], *, quoted: i
 
     def script(request: Any) -> Any:
         prompt = prompt_text(request)
-        asked = request.messages[-1].text
-        question = _question(asked)
+        last_message = request.messages[-1].text
+        question = _question(last_message)
         if question is None or "proposed_instruction" in prompt or "new_instruction" in prompt:
-            return _written(prompt, asked)
-        shown = [
+            return _written(prompt, last_message)
+        demonstrations = [
             (_question(user.text), _label(reply.text))
             for user, reply in zip(request.messages, request.messages[1:], strict=False)
             if reply.role == "assistant"
         ]
-        shown += re.findall(r"An example is: (.+?) => (.+?)\.(?:\s|$)", prompt)
-        known = [(text, label) for text, label in shown if text and label in labels]
-        answer = max(known, key=lambda each: _likeness(question, each[0]))[1] if known else labels[0]
+        demonstrations += re.findall(r"An example is: (.+?) => (.+?)\.(?:\s|$)", prompt)
+        taught = [(text, label) for text, label in demonstrations if text and label in labels]
+        answer = max(taught, key=lambda example: _likeness(question, example[0]))[1] if taught else labels[0]
         draw = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16)
         return {"label": labels[draw // 8 % len(labels)] if draw % 8 == 0 else answer}
 
-    def _written(prompt: str, asked: str) -> dict[str, Any]:
+    def _written(prompt: str, last_message: str) -> dict[str, Any]:
         seen = [text for text in rows if text in prompt]
         start = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) % max(1, len(seen))
         chosen = (seen[start:] + seen[:start])[:quoted]
-        text = " ".join(["Choose the label.", *(_EXAMPLE.format(each, rows[each]) for each in chosen)])
-        fields = re.findall(r"`(?:\[\[ ## )?(\w+)(?: ## \]\])?`", asked.split("Respond with")[-1])
+        text = " ".join(["Choose the label.", *(_EXAMPLE.format(example, rows[example]) for example in chosen)])
+        fields = re.findall(r"`(?:\[\[ ## )?(\w+)(?: ## \]\])?`", last_message.split("Respond with")[-1])
         return {name: {"self": text} if name == "module_advice" else text for name in fields if name != "completed"}
 
     return ScriptedLM(script, model="scripted/in-context", cache=False)
 
 
 def _question(text: str) -> str | None:
-    found = re.search(r"\[\[ ## text ## \]\]\n(.+)", text)
-    return found and found[1].strip()
+    match = re.search(r"\[\[ ## text ## \]\]\n(.+)", text)
+    return match and match[1].strip()
 
 
 def _label(text: str) -> str:
-    found = re.search(r"\[\[ ## label ## \]\]\n(.+)", text)
-    return found[1].strip() if found else ""
+    match = re.search(r"\[\[ ## label ## \]\]\n(.+)", text)
+    return match[1].strip() if match else ""
 
 
 def _likeness(first: str, second: str) -> float:

@@ -64,7 +64,7 @@ def main() -> None:
 
 def read(suite: str, draft: str) -> list[tuple[str, dict[str, Any]]]:
     """The schemas of a draft that are objects, each once, with the file that they are in."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    schemas: dict[str, tuple[str, dict[str, Any]]] = {}
     with tarfile.open(suite) as archive:
         for member in archive.getmembers():
             path = PurePosixPath(member.name)
@@ -74,8 +74,8 @@ def read(suite: str, draft: str) -> list[tuple[str, dict[str, Any]]]:
             assert content is not None
             for case in json.load(content):
                 if isinstance(case["schema"], dict):
-                    found.setdefault(json.dumps(case["schema"], sort_keys=True), (path.stem, case["schema"]))
-    return list(found.values())
+                    schemas.setdefault(json.dumps(case["schema"], sort_keys=True), (path.stem, case["schema"]))
+    return list(schemas.values())
 
 
 def run(schemas: list[tuple[str, dict[str, Any]]], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -88,16 +88,16 @@ def run(schemas: list[tuple[str, dict[str, Any]]], options: argparse.Namespace) 
             try:
                 tickets = [engine.submit(_request(schema, seed, options)) for seed in range(options.seeds)]
             except InvalidRequestError as error:
-                result.update(outcome="refused", reason=str(error))
+                result.update(schemas="refused", reason=str(error))
             else:
                 waiting.append((result, tickets))
         for result, tickets in waiting:
             result["outcome"] = "valid"
             for ticket in tickets:
                 text = ticket.future.result().text
-                outcome = _judge(result["schema"], text, DRAFTS[options.draft])
-                if outcome != "valid":
-                    result.update(outcome=outcome, text=text)
+                schemas = _judge(result["schema"], text, DRAFTS[options.draft])
+                if schemas != "valid":
+                    result.update(schemas=schemas, text=text)
     return results
 
 

@@ -29,8 +29,8 @@ class Task:
 
 def _measured(name: str, load: Callable[[], Any], instruction: str, columns: int) -> Task:
     data = load()
-    labels = tuple(str(each).replace("_", " ") for each in data.target_names)
-    names = [str(each).removesuffix(" (cm)") for each in data.feature_names][:columns]
+    labels = tuple(str(row).replace("_", " ") for row in data.target_names)
+    names = [str(row).removesuffix(" (cm)") for row in data.feature_names][:columns]
     rows = tuple(
         {
             "text": ", ".join(f"{key} {value:.4g}" for key, value in zip(names, values, strict=False)),
@@ -81,8 +81,8 @@ def tickets() -> Task:
     said += ["Why was the {} changed?", "Help, the {} does not work!"]
     rows = tuple(
         {"text": sentence.format(word), "label": team}
-        for team, known in words.items()
-        for word in known
+        for team, labelled in words.items()
+        for word in labelled
         for sentence in said
     )
     return Task(name="tickets", rows=rows, labels=tuple(words), instruction="Choose the team.")

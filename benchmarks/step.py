@@ -55,10 +55,10 @@ def main() -> None:
     options = _options()
     results = {}
     for name in [options.profile] if options.profile else CASES:
-        before = bare(name, options)
-        found = results[name] = measure(name, options)
-        found["mlx-lm"] = min(before, bare(name, options))
-        found["overhead"] = found["all"] - found["mlx-lm"]
+        bare_before = bare(name, options)
+        measured = results[name] = measure(name, options)
+        measured["mlx-lm"] = min(bare_before, bare(name, options))
+        measured["overhead"] = measured["all"] - measured["mlx-lm"]
     console = Console(stderr=options.json, width=max(140, Console().width))
     table = Table(title=f"{options.width} rows, {options.layers} layers, microseconds per step (median)")
     columns = (*PARTS, "ours", "all", "mlx-lm", "overhead", "step", "steps")
@@ -176,9 +176,9 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, float]:
             ticket.future.result()
     if options.profile:
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(35)
-    found = {part: statistics.median(step[part] for step in watch.steps) * 1e6 for part in PARTS}
+    medians = {part: statistics.median(step[part] for step in watch.steps) * 1e6 for part in PARTS}
     return {
-        **found,
+        **medians,
         "ours": statistics.median(sum(step[part] for part in OURS) for step in watch.steps) * 1e6,
         "all": statistics.median(sum(step.values()) for step in watch.steps) * 1e6,
         "step": statistics.median(watch.walls) * 1e6,

@@ -52,15 +52,15 @@ _PROBLEMS: dict[str, tuple[tuple[str, str], ...]] = {
 def examples(count: int, seed: int) -> list[dspy.Example]:
     """Tickets with their right answers; `message` is the input. The order number makes every one different."""
     random_source = random.Random(seed)
-    made = []
+    rows = []
     for _ in range(count):
         label = random_source.choice(list(_PROBLEMS))
         pattern, reason = random_source.choice(_PROBLEMS[label])
         message = pattern.format(random_source.choice(_PRODUCTS), random_source.randrange(10_000, 100_000))
         urgency = {"billing": 3, "delivery": 4, "technical": 3, "praise": 1}[label]
         fields: dict[str, Any] = {"reasoning": reason, "summary": reason, "label": label, "urgency": urgency}
-        made.append(dspy.Example(message=message, refund=label == "billing", **fields).with_inputs("message"))
-    return made
+        rows.append(dspy.Example(message=message, refund=label == "billing", **fields).with_inputs("message"))
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def workloads() -> dict[str, Workload]:
     def chat() -> dspy.Adapter:
         return dspy.ChatAdapter(use_json_adapter_fallback=False)
 
-    made = (
+    workloads = (
         Workload(
             name="A",
             summary="classification with reasoning, ChatAdapter",
@@ -121,4 +121,4 @@ def workloads() -> dict[str, Workload]:
             temperature=1.0,
         ),
     )
-    return {workload.name: workload for workload in made}
+    return {workload.name: workload for workload in workloads}
