@@ -88,16 +88,16 @@ def run(schemas: list[tuple[str, dict[str, Any]]], options: argparse.Namespace) 
             try:
                 tickets = [engine.submit(_request(schema, seed, options)) for seed in range(options.seeds)]
             except InvalidRequestError as error:
-                result.update(schemas="refused", reason=str(error))
+                result.update(outcome="refused", reason=str(error))
             else:
                 waiting.append((result, tickets))
         for result, tickets in waiting:
             result["outcome"] = "valid"
             for ticket in tickets:
                 text = ticket.future.result().text
-                schemas = _judge(result["schema"], text, DRAFTS[options.draft])
-                if schemas != "valid":
-                    result.update(schemas=schemas, text=text)
+                outcome = _judge(result["schema"], text, DRAFTS[options.draft])
+                if outcome != "valid":
+                    result.update(outcome=outcome, text=text)
     return results
 
 

@@ -135,7 +135,11 @@ def test_a_request_cancelled_in_a_thought_frees_its_row(engine):
 def test_a_thought_comes_before_calls_too(engine):
     tool = FunctionTool(name="go", parameters={"type": "object", "properties": {"far": {"type": "integer"}}})
     config = Config(
-        max_tokens=80, temperature=1.0, reasoning=Reasoning(effort="low"), tool_choice=ToolChoice(mode="required")
+        max_tokens=80,
+        temperature=1.0,
+        seed=1,
+        reasoning=Reasoning(effort="low"),
+        tool_choice=ToolChoice(mode="required"),
     )
     request = Request(model="m", messages=(Message.user("go"),), tools=(tool,), config=config)
     response = engine.complete(request)

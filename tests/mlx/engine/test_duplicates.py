@@ -147,7 +147,7 @@ def test_a_failed_step_requeues_shared_rows_for_all_subscribers(tiny, tokenizer)
     (bad,) = tokenizer.encode("\u00dc", add_special_tokens=False)[:1]
 
     def load():
-        model, model = tiny.load("llama")()
+        model, tokenizer = tiny.load("llama")()
         kind = type(model)
 
         def call(self, inputs, cache=None, **kwargs):
@@ -156,7 +156,7 @@ def test_a_failed_step_requeues_shared_rows_for_all_subscribers(tiny, tokenizer)
             return kind.__call__(self, inputs, cache=cache, **kwargs)
 
         model.__class__ = type("Poisoned", (kind,), {"__call__": call})
-        return model, model
+        return model, tokenizer
 
     with MLXEngine(load, name=MODEL, options=EngineOptions(check=True)) as engine:
         request = ask("fine", max_tokens=150)

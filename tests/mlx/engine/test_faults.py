@@ -27,7 +27,7 @@ def poisoned(tiny, tokenizer, error):
     (bad,) = tokenizer.encode("Ü", add_special_tokens=False)[:1]
 
     def load():
-        model, model = tiny.load("llama")()
+        model, tokenizer = tiny.load("llama")()
 
         def call(self, inputs, cache=None, **kwargs):
             if cache is not None and bad in inputs.reshape(-1).tolist():
@@ -36,7 +36,7 @@ def poisoned(tiny, tokenizer, error):
 
         kind = type(model)
         model.__class__ = type("Poisoned", (kind,), {"__call__": call})
-        return model, model
+        return model, tokenizer
 
     return load
 
@@ -82,9 +82,9 @@ def test_an_idle_engine_unloads_and_loads_again(tiny):
     loads = []
 
     def load():
-        model = tiny.load("llama")()
+        loaded = tiny.load("llama")()
         loads.append(mx.get_active_memory())  # in the engine's own thread: nothing is unloaded yet
-        return model
+        return loaded
 
     def given_back():
         return not engine.health()["loaded"] and mx.get_active_memory() < loads[0]

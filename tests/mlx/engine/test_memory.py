@@ -19,7 +19,7 @@ def ask(letter):
     return Request(model="m", messages=(Message.user(text),), system=SYSTEM, config=config)
 
 
-@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("start", [0, 1])
 def test_32_rows_hold_a_prefix_of_1500_tokens_once(tiny, start):
     """Also after a first request alone, whose whole prompt was cached: it is cut, and evicted when memory is needed."""
     requests = [ask(letter) for letter in string.ascii_letters[: 32 + start]]

@@ -298,14 +298,14 @@ def test_available_memory_is_within_the_machines():
 def test_a_model_can_be_loaded_and_used_on_a_thread_of_its_own(directory):
     resolved = resolve_model(f"mlx/{directory}")
     expected = load(resolved)[0](PROMPT)
-    resolved: list[mx.array] = []
+    outputs: list[mx.array] = []
 
     def work() -> None:
         logits = load(resolved)[0](PROMPT)
         mx.eval(logits)
-        resolved.append(logits)
+        outputs.append(logits)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert mx.array_equal(resolved[0], expected).item()
+    assert mx.array_equal(outputs[0], expected).item()

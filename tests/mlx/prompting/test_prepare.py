@@ -161,11 +161,11 @@ def test_thinking_is_off_under_a_grammar_unless_requested():
     plans = [renderer.prepare(request(**config)).thought for config in ({}, GRAMMAR, OFF, LOW, {**GRAMMAR, **LOW})]
     assert seen == [None, False, False, True, True]
     assert plans == [
-        ThoughtPlan(opened=False, options=False, budget=40),
+        ThoughtPlan(opened=False, requested=False, budget=40),
         None,
         None,
-        ThoughtPlan(opened=False, options=True, budget=20),
-        ThoughtPlan(opened=False, options=True, budget=20),
+        ThoughtPlan(opened=False, requested=True, budget=20),
+        ThoughtPlan(opened=False, requested=True, budget=20),
     ]
 
 

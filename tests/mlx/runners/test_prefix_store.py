@@ -145,21 +145,21 @@ def test_the_longest_prefix_is_read_and_the_least_recently_used_file_is_evicted(
 
 WRITER = """
 import sys, importlib.util
-spec = importlib.util.spec_from_file_location("made", sys.argv[1])
-made = importlib.util.module_from_spec(spec); spec.loader.exec_module(made)
+spec = importlib.util.spec_from_file_location("tiny", sys.argv[1])
+tiny = importlib.util.module_from_spec(spec); spec.loader.exec_module(tiny)
 import mlx.core as mx
 from pathlib import Path
 from dspy_toolkit_mlx.runners.verify import checked_runner
-from dspy_toolkit_mlx.runners.prefix_store import PrefixShelf
-model = made.make_model("llama")
+from dspy_toolkit_mlx.runners.prefix_store import PrefixStore
+model = tiny.make_model("llama")
 runner = checked_runner(model, 1)[0]
-shelf = PrefixShelf(Path(sys.argv[2]), 1 << 40, model, runner)
+store = PrefixStore(Path(sys.argv[2]), 1 << 40, model, runner)
 length = 300_000
 part = mx.zeros((1, 2, length, 16))
 state = [(part + 1, part + 2) for _ in range(3)]
 mx.eval(state)
 print("writing", flush=True)
-shelf.put(tuple(range(length)), state)
+store.put(tuple(range(length)), state)
 print("written", flush=True)
 """
 

@@ -246,8 +246,8 @@ class _Writer:
         opening = tags.call[0].replace("%", tool.name)
         pieces: list[Piece] = []
         for name, schema in names:
-            opening, closing = tags.argument[0].replace("%", name), tags.argument[1]
-            pieces.append(self._text(opening, *self._bare(schema, tool.parameters, tags, closing)))
+            start_tag, end_tag = tags.argument[0].replace("%", name), tags.argument[1]
+            pieces.append(self._text(start_tag, *self._bare(schema, tool.parameters, tags, end_tag)))
         least = "".join(piece.minimal for piece, lacks in zip(pieces, optional, strict=True) if not lacks)
         marked = [f"{piece.lark}?" if lacks else piece.lark for piece, lacks in zip(pieces, optional, strict=True)]
         if tags.bare or not all(optional):
@@ -277,8 +277,8 @@ class _Writer:
             terms.append(f"~/(?s:.*){escape(tag, in_json=False).replace('/', chr(92) + '/')}(?s:.*)/")
             return Piece(self.rules.named(" & ".join(terms), terminal=True), "a" * least), closing
         text = self.rules.named(" & ".join(terms), terminal=True)
-        opening, _, rest = closing.partition(tag)
-        return Piece(self.rules.delimited(text, tag), "a" * least + opening + tag), rest
+        blank, _, rest = closing.partition(tag)
+        return Piece(self.rules.delimited(text, tag), "a" * least + blank + tag), rest
 
     def _special(self, text: str) -> bool:
         low = self._form.tokenizer
