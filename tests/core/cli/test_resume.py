@@ -1,8 +1,6 @@
 """`--resume` alone, with a run, before and after the task."""
 
 import shlex
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 import typer
@@ -11,9 +9,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dspy_toolkit.cli.resume import NEWEST, MaxMinutes, Resumable, Resume, limits_of, resumed
-from dspy_toolkit.framework.resume import command
 from dspy_toolkit.lm.limits import Limits
-from dspy_toolkit.runs.runs import Run
+from dspy_toolkit.runs.runs import resume_command
 
 app = typer.Typer()
 
@@ -52,21 +49,10 @@ def test_as_the_framework_has_it():
 
 
 def command_of(name: str) -> str:
-    return command(
-        Run(
-            id="1-a",
-            folder=Path("runs/1-a"),
-            started=datetime.now(UTC),
-            status="killed",
-            identity={"task": name.strip()},
-            about={"options": {"name": name}},
-            result=None,
-            version=None,
-        )
-    )
+    return resume_command(name, "1-a")
 
 
-def test_the_command_that_goes_on_can_be_read_and_typed():
+def test_the_command_that_resumes_can_be_read_and_typed():
     assert command_of("review -> mood: Literal['good', 'bad']") == (
         """dspy-toolkit optimize "review -> mood: Literal['good', 'bad']" --resume 1-a"""
     )
@@ -74,5 +60,5 @@ def test_the_command_that_goes_on_can_be_read_and_typed():
 
 
 @given(st.text("abc '\"$`\\!->:[]", min_size=1))
-def test_the_command_that_goes_on_is_what_a_shell_reads_as_the_name(name):
+def test_the_command_that_resumes_is_what_a_shell_reads_as_the_name(name):
     assert shlex.split(command_of(name)) == ["dspy-toolkit", "optimize", name, "--resume", "1-a"]

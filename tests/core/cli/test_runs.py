@@ -118,7 +118,7 @@ def test_a_budget_ends_the_search_and_a_larger_one_goes_on(command_line):
     assert run["status"] == "budget"
     assert run["optimized"] is not None
     assert f"--resume {run['run']} --max-calls 80" in done.stdout
-    assert "give a larger one to go on, for example --max-calls 80" in error_of(
+    assert "resume it with a larger one, for example --max-calls 80" in error_of(
         command_line("optimize", TASK, "--resume")
     )
     result = document(command_line("optimize", TASK, "--resume", "--max-calls", "5000", "--json"))

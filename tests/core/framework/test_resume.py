@@ -269,7 +269,7 @@ def test_an_lm_whose_answers_are_not_kept_is_said_to_be_before_it_starts(plugin_
     with Journal(tmp_path / "run") as journal:
         run(plugin_manager, journal, lm=ScriptedLM(learner), on_event=events.append)
     assert events[0].kind == "note"
-    assert "going on with this run will ask again" in events[0].message
+    assert "resuming this run asks it again" in events[0].message
     assert {event.run for event in events} == {"run"}
 
 

@@ -3,17 +3,14 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dspy_toolkit.data.splits import AnyData
 from dspy_toolkit.evaluation.rows import EvaluationRows, SetName, rows_of
 from dspy_toolkit.framework.evaluation import Measuring
+from dspy_toolkit.framework.resources import Resources
 from dspy_toolkit.metrics.named import AnyMetrics
 from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import EventSink
-
-if TYPE_CHECKING:
-    from dspy_toolkit.framework.framework import DSPyFramework
 
 __all__ = ["EvaluationRequest"]
 
@@ -24,6 +21,7 @@ class EvaluationRequest:
 
     dataset: AnyData | None = None
     metrics: AnyMetrics | None = None
+    model: str | None = None
     set: SetName | None = None
     rows: int | None = None
     repeats: int = 1
@@ -32,27 +30,27 @@ class EvaluationRequest:
     on_event: EventSink | None = None
     stop: threading.Event | None = None
 
-    def rows_for(self, framework: "DSPyFramework", target: Target, keep: Sequence[str] = ()) -> EvaluationRows:
+    def rows_for(self, resources: Resources, target: Target, keep: Sequence[str] = ()) -> EvaluationRows:
         """The rows `target` is measured on. Columns of a file that only `keep` names stay. Raises DataError."""
         count = self.rows
         if count is None and self.dataset is None and target.task is not None:
-            drawn = {**target.task.entry.rows, **framework.config.project(target.project).rows}
+            drawn = {**target.task.entry.rows, **resources.config.project(target.project).rows}
             count = drawn.get(self.set or "test")
-        return rows_of(target, self.dataset, which=self.set, count=count, seed=self._seed(framework), keep=keep)
+        return rows_of(target, self.dataset, which=self.set, count=count, seed=self._seed(resources), keep=keep)
 
-    def measuring(self, framework: "DSPyFramework", target: Target) -> Measuring:
+    def measuring(self, resources: Resources, target: Target) -> Measuring:
         """How it is measured. Raises what `Target.metrics` raises."""
         return Measuring(
-            metrics=target.metrics(framework.plugins, self.metrics),
-            adapter=framework.adapter(),
+            metrics=target.metrics(resources.plugins, self.metrics),
+            adapter=resources.adapter(),
             repeats=self.repeats,
-            seed=self._seed(framework),
-            num_threads=framework.config.num_threads,
-            max_errors=framework.config.max_errors if self.max_errors is None else self.max_errors,
+            seed=self._seed(resources),
+            num_threads=resources.config.num_threads,
+            max_errors=resources.config.max_errors if self.max_errors is None else self.max_errors,
             on_event=self.on_event,
             stop=self.stop,
-            open_journal=framework.recorded,
+            open_journal=resources.recorded,
         )
 
-    def _seed(self, framework: "DSPyFramework") -> int:
-        return framework.config.seed if self.seed is None else self.seed
+    def _seed(self, resources: Resources) -> int:
+        return resources.config.seed if self.seed is None else self.seed

@@ -22,19 +22,19 @@ class OptimizerEngine:
 
     @property
     def history(self) -> tuple[OptimizationResult, ...]:
-        """The results of all runs recorded in the framework's folder of runs, the oldest first, by whichever process.
+        """The results of all runs recorded in the framework's folder of runs, the oldest first, of every process.
 
-        Runs that ended early are in it too, with what they had finished. Results of this engine have their programs;
+        Runs that ended early are in it too, with what was finished. Results of this engine have their programs;
         those of others have none.
         """
-        found = []
+        results = []
         for run in reversed(self._framework.runs.all()):
             if run.kind != "optimize":
                 continue
             result = self._own.get(run.id) or recall(run)
             if result is not None:
-                found.append(result)
-        return tuple(found)
+                results.append(result)
+        return tuple(results)
 
     @staticmethod
     def select_optimizer(task_type: str, dataset_size: int, complexity: Complexity = "medium") -> Choice:
@@ -44,7 +44,7 @@ class OptimizerEngine:
     def optimize(
         self, module: Any, dataset: Any, metrics: Any, *, optimizer: str = OptimizerType.AUTO, **options: Any
     ) -> OptimizationResult:
-        """`DSPyFramework.optimize_module` with the optimizer chosen, unless one is named; `resume=` goes on with a run.
+        """`DSPyFramework.optimize_module` with the optimizer chosen, unless one is named; `resume=` resumes a run.
 
         Raises what that raises.
         """

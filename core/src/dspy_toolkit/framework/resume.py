@@ -1,98 +1,101 @@
-"""Going on with a run: with what it was begun with, and nothing else but a larger budget."""
+"""Resuming a run by name: with the options it was begun with, and nothing else but a larger budget."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
-from dspy_toolkit.framework.request import OptimizationRequest
+from dspy_toolkit.framework.options import RunOptions
 from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.optimize.optimizer import find_optimizer, load_optimizer, parameter_values, parse_params
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.runs.runs import Run, resume_command
 
-__all__ = ["asked_again", "flag", "going_on", "shown"]
+__all__ = ["limit_flag", "limit_value", "resume_error", "resumed_options"]
 
 
-def asked_again(run: Run, plugins: PluginManager, request: OptimizationRequest) -> OptimizationRequest:
-    """The request `run` was begun with. What `request` says must be the same, but for rows and metrics in hand, limits,
+def resumed_options(run: Run, plugins: PluginManager, options: RunOptions) -> RunOptions:
+    """The options `run` was begun with. Those of `options` must be the same, but for rows and metrics in hand, limits,
     threads and allowed errors, which win.
 
-    Raises OptimizationError naming what was and what is given.
+    Raises OptimizationError naming both values.
     """
     recorded = run.options
-    _check_same(run, plugins, request)
-    return OptimizationRequest(
-        dataset=recorded.dataset if request.dataset is None else request.dataset,
-        metrics=request.metrics or recorded.metrics,
+    _check_same(run, plugins, options)
+    return replace(
+        options,
+        dataset=recorded.dataset if options.dataset is None else options.dataset,
+        metrics=options.metrics or recorded.metrics,
         optimizer=recorded.optimizer,
         model=recorded.model,
         seed=recorded.seed,
         rows=recorded.rows,
         parameters=recorded.parameters,
-        num_threads=request.num_threads or recorded.num_threads,
-        limits=_larger(run, recorded.limits, request.limits),
-        max_errors=recorded.max_errors if request.max_errors is None else request.max_errors,
+        num_threads=options.num_threads or recorded.num_threads,
+        limits=_larger(run, recorded.limits, options.limits),
+        max_errors=recorded.max_errors if options.max_errors is None else options.max_errors,
+        resume=run.id,
     )
 
 
-def _check_same(run: Run, plugins: PluginManager, request: OptimizationRequest) -> None:
+def _check_same(run: Run, plugins: PluginManager, options: RunOptions) -> None:
     recorded, name = run.options, run.request.optimizer or ""
-    optimizer = request.optimizer
+    optimizer = options.optimizer
     if optimizer not in (None, recorded.optimizer) and find_optimizer(plugins, optimizer).entry.name != name:
-        raise _other(run, "optimizer", recorded.optimizer, optimizer)
-    for option, was, value in (("model", recorded.model, request.model), ("seed", recorded.seed, request.seed)):
+        raise _different(run, "optimizer", recorded.optimizer, optimizer)
+    for option, was, value in (("model", recorded.model, options.model), ("seed", recorded.seed, options.seed)):
         if value is not None and value != was:
-            raise _other(run, option, was, value)
-    for set_name, count in request.rows.items():
-        if count != recorded.rows.get(set_name):
-            raise _other(run, f"rows {set_name}", recorded.rows.get(set_name, "all"), count)
-    recorded_optimizer = load_optimizer(find_optimizer(plugins, name).entry)
-    checked = parameter_values(parse_params(recorded_optimizer, request.parameters, name=name))
-    for parameter, value in request.parameters.items():
-        if checked[parameter] != run.request.parameters[parameter]:
-            raise _other(run, f"param {parameter}", run.request.parameters[parameter], value)
+            raise _different(run, option, was, value)
+    for subset, count in options.rows.items():
+        if count != recorded.rows.get(subset):
+            raise _different(run, f"rows {subset}", recorded.rows.get(subset, "all"), count)
+    entry = find_optimizer(plugins, name).entry
+    values = parameter_values(parse_params(load_optimizer(entry), options.parameters, name=name))
+    for parameter, value in options.parameters.items():
+        if values[parameter] != run.request.parameters[parameter]:
+            raise _different(run, f"param {parameter}", run.request.parameters[parameter], value)
 
 
-def going_on(name: str, error: OptimizationError, stored: Sequence[str], task: str) -> OptimizationError:
-    """The error, with what it leaves behind (versions `stored` of `task`) and the command that goes on from there."""
+def resume_error(name: str, error: OptimizationError, stored: str) -> OptimizationError:
+    """The error, with the version that is `stored`, if any, and the command that resumes the run."""
     partial = error.partial
     if not isinstance(partial, OptimizationResult) or not partial.run:
         return error
-    typed = resume_command(name, partial.run)
+    command = resume_command(name, partial.run)
     if not isinstance(error, OptimizationInterrupted):
         larger = " and a larger budget" if partial.status == "budget" else ""
-        return OptimizationError(f"{error} Go on, once that is mended, with: {typed}{larger}", partial=partial)
-    kept = "What is done is kept"
+        return OptimizationError(f"{error} Fix the cause, then resume with: {command}{larger}", partial=partial)
+    recorded = "What is finished is recorded"
     if stored:
-        kept += f", and the best program so far is {task}@{stored[-1]}, not yet measured"
-    return OptimizationInterrupted(f"{error} {kept}. Go on with: {typed}", partial=partial)
+        recorded += f", and the best program so far is {stored}, not yet measured"
+    return OptimizationInterrupted(f"{error} {recorded}. Resume with: {command}", partial=partial)
 
 
-def _larger(run: Run, had: Mapping[str, float], limits: Limits | None) -> Limits:
-    now = {**had, **(limits.active() if limits else {})}
-    if run.status == "budget" and not any(now[name] > had[name] for name in had):
-        spent = ", ".join(f"{value:g} {name}" for name, value in had.items())
-        name, value = next(iter(had.items()))
+def _larger(run: Run, recorded: Mapping[str, float], limits: Limits | None) -> Limits:
+    larger = {**recorded, **(limits.active() if limits else {})}
+    if run.status == "budget" and not any(larger[name] > recorded[name] for name in recorded):
+        spent = ", ".join(f"{value:g} {name}" for name, value in recorded.items())
+        name, value = next(iter(recorded.items()))
         raise OptimizationError(
-            f"The budget of the run {run.id} is spent ({spent}); give a larger one to go on, for example "
-            f"{flag(name)} {2 * shown(name, value):g}."
+            f"The budget of the run {run.id} is spent ({spent}); resume it with a larger one, for example "
+            f"{limit_flag(name)} {2 * limit_value(name, value):g}."
         )
-    return Limits(**now)  # type: ignore[arg-type]  # JSON keeps whole numbers whole
+    return Limits(**larger)  # type: ignore[arg-type]  # JSON keeps whole numbers whole
 
 
-def flag(limit: str) -> str:
+def limit_flag(limit: str) -> str:
     """The option of the command line for one of the limits."""
     return {"seconds": "--max-minutes"}.get(limit, f"--max-{limit}")
 
 
-def shown(limit: str, value: float) -> float:
-    """A limit's value as that option has it."""
+def limit_value(limit: str, value: float) -> float:
+    """A limit's value in that option's unit."""
     return value / 60 if limit == "seconds" else value
 
 
-def _other(run: Run, what: str, had: Any, given: Any) -> OptimizationError:
+def _different(run: Run, option: str, recorded: Any, requested: Any) -> OptimizationError:
     return OptimizationError(
-        f"The run {run.id} was begun with {what} = {had}, and {given} is given. Leave it out to go on with that run, "
-        "or leave out --resume to begin a new one."
+        f"The run {run.id} was begun with {option} = {recorded}, not {requested}. Leave it out to resume that run, or "
+        "leave out --resume to begin a new one."
     )

@@ -15,19 +15,17 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
 
 from dspy_toolkit.errors import BundleError, PluginError, SignatureError, UnknownNameError
+from dspy_toolkit.framework.resources import Resources
 from dspy_toolkit.programs.target import Target
 from dspy_toolkit.programs.task import Task
 from dspy_toolkit.store.bundle import load_program, read_bundle
 from dspy_toolkit.store.store import PLAIN
 from dspy_toolkit.types import SignatureEntry, TaskEntry, resolve
-
-if TYPE_CHECKING:
-    from dspy_toolkit.framework.framework import DSPyFramework
 
 __all__ = ["find_target"]
 
@@ -41,30 +39,30 @@ class _Source:
     task: Task | None = None
 
 
-def find_target(framework: "DSPyFramework", name: str, *, plain: bool = False) -> Target:
+def find_target(resources: Resources, name: str, *, plain: bool = False) -> Target:
     """The target of a name. `plain` asks for the program before optimization, as `name@plain` does.
 
     Raises UnknownNameError (closest first), BundleError, FingerprintError, SignatureError, PluginError.
     """
-    before = name.removesuffix(f"@{PLAIN}")
-    name, plain = before, plain or before != name
+    bare = name.removesuffix(f"@{PLAIN}")
+    name, plain = bare, plain or bare != name
     if "->" not in name and Path(name).is_dir():
-        return _in_folder(framework, name, plain)
+        return _in_folder(resources, name, plain)
     match = _AT.match(name)
-    asked = match["version"] if match else None
-    if plain and asked:
+    requested = match["version"] if match else None
+    if plain and requested:
         raise BundleError(
-            f"{name} is a stored version, but the program before optimization is wanted; leave out @{asked}."
+            f"{name} is a stored version, but the program before optimization is needed; leave out @{requested}."
         )
-    source = _source(framework, match["name"] if match else name)
-    if plain or (asked is None and source.name not in framework.store):
+    source = _source(resources, match["name"] if match else name)
+    if plain or (requested is None and source.name not in resources.store):
         return Target(name=source.name, version=None, module=source.plain(), plain=source.plain, task=source.task)
-    version = framework.store.get(source.name, asked)
+    version = resources.store.get(source.name, requested)
     module = load_program(version.bundle, source.plain)
     return Target(name=source.name, version=version.name, module=module, plain=source.plain, task=source.task)
 
 
-def _in_folder(framework: "DSPyFramework", folder: str, plain: bool) -> Target:
+def _in_folder(resources: Resources, folder: str, plain: bool) -> Target:
     bundle = read_bundle(Path(folder))
     made_from = bundle.manifest.task
     # A bundle may come from anywhere, so what it names is not imported: that would run code it chose.
@@ -75,7 +73,7 @@ def _in_folder(framework: "DSPyFramework", folder: str, plain: bool) -> Target:
         )
     if "/" not in made_from and "->" not in made_from:
         raise BundleError(f"{folder} was made from a module, not a task; load it with load_program and its factory.")
-    source = _source(framework, made_from)
+    source = _source(resources, made_from)
     module = source.plain() if plain else load_program(bundle, source.plain)
     version = None if plain else folder
     return Target(
@@ -90,37 +88,37 @@ def _would_import(name: str) -> bool:
     try:
         sides = [ast.parse(f"def f({side}): pass") for side in name.split("->")]
     except SyntaxError:
-        return False  # no signature, which is told when it is made
-    known = {*vars(typing), *vars(builtins), "NoneType", "dspy"}
-    return any(isinstance(node, ast.Name) and node.id not in known for side in sides for node in ast.walk(side))
+        return False  # no signature, which is an error when it is made
+    builtin = {*vars(typing), *vars(builtins), "NoneType", "dspy"}
+    return any(isinstance(node, ast.Name) and node.id not in builtin for side in sides for node in ast.walk(side))
 
 
-def _source(framework: "DSPyFramework", name: str) -> _Source:
+def _source(resources: Resources, name: str) -> _Source:
     if "->" in name:
         signature = _short_form(name)
         return _Source(name=name.strip(), plain=lambda: dspy.Predict(signature))
     if ":" in name:
-        found = _imported(name)
-        return _Source(name=name, plain=lambda: _made(found, name))
-    return _registered(framework, name)
+        imported = _imported(name)
+        return _Source(name=name, plain=lambda: _program(imported, name))
+    return _registered(resources, name)
 
 
-def _registered(framework: "DSPyFramework", name: str) -> _Source:
+def _registered(resources: Resources, name: str) -> _Source:
     try:
-        task = framework.task(name)
+        task = resources.task(name)
         return _Source(name=task.name, plain=task.program, task=task)
     except UnknownNameError as error:
         remedy = error.remedy
-    if name in framework.modules.names:
-        return _Source(name=name, plain=lambda: framework.modules.get(name))
+    if name in resources.modules.names:
+        return _Source(name=name, plain=lambda: resources.modules.get(name))
     try:
-        signature = framework.signature_registry.get(name)
+        signature = resources.signatures.get(name)
     except UnknownNameError as error:
-        tasks = framework.plugins.entries(TaskEntry)
-        known = {*tasks, *error.known, *framework.modules.names}
-        raise UnknownNameError("task or signature", name, known, remedy=remedy) from None
-    contributed = framework.plugins.entries(SignatureEntry).values()
-    qualified = [found.qualified_name for found in contributed if name in (found.qualified_name, found.entry.name)]
+        tasks = resources.plugins.entries(TaskEntry)
+        names = {*tasks, *error.known, *resources.modules.names}
+        raise UnknownNameError("task or signature", name, names, remedy=remedy) from None
+    contributed = resources.plugins.entries(SignatureEntry).values()
+    qualified = [entry.qualified_name for entry in contributed if name in (entry.qualified_name, entry.entry.name)]
     return _Source(name=qualified[0] if len(qualified) == 1 else name, plain=lambda: dspy.Predict(signature))
 
 
@@ -144,17 +142,17 @@ def _imported(name: str) -> Any:
         ) from error
 
 
-def _made(found: Any, name: str) -> dspy.Module:
+def _program(imported: Any, name: str) -> dspy.Module:
     """A module, a signature, or what a factory makes of the two. A module in hand is copied."""
-    if isinstance(found, dspy.Module):
-        return found.deepcopy()
-    if isinstance(found, type) and issubclass(found, dspy.Signature):
-        return dspy.Predict(found)
-    made = found() if callable(found) else found
-    if isinstance(made, type) and issubclass(made, dspy.Signature):
-        return dspy.Predict(made)
-    if not isinstance(made, dspy.Module) or not made.predictors():
+    if isinstance(imported, dspy.Module):
+        return imported.deepcopy()
+    if isinstance(imported, type) and issubclass(imported, dspy.Signature):
+        return dspy.Predict(imported)
+    program = imported() if callable(imported) else imported
+    if isinstance(program, type) and issubclass(program, dspy.Signature):
+        return dspy.Predict(program)
+    if not isinstance(program, dspy.Module) or not program.predictors():
         raise PluginError(
-            f"{name} is {made!r}; expected a dspy.Module with a predictor, a dspy.Signature, or a factory."
+            f"{name} is {program!r}; expected a dspy.Module with a predictor, a dspy.Signature, or a factory."
         )
-    return made
+    return program

@@ -158,16 +158,16 @@ def result_document(
 
 
 def budget_lines(framework: "DSPyFramework", result: "OptimizationResult") -> "list[str | Text]":
-    """What a budget that ended the run means, and how to go on."""
+    """What a budget that ended the run means, and how to resume."""
     if result.status != "budget":
         return []
-    from dspy_toolkit.framework.resume import flag, shown
+    from dspy_toolkit.framework.resume import limit_flag, limit_value
 
     run = framework.runs.get(result.run)
     limits = run.options.limits
-    larger = " ".join(f"{flag(name)} {2 * shown(name, value):g}" for name, value in limits.items())
+    larger = " ".join(f"{limit_flag(name)} {2 * limit_value(name, value):g}" for name, value in limits.items())
     return [
-        styled("[yellow]The search ended early: {}.[/] Go on with a larger one:", result.note),
+        styled("[yellow]The search ended early: {}.[/] Resume with a larger one:", result.note),
         styled("  {} {}", run.resume_command, larger, whole=True),
     ]
 
