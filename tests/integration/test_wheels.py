@@ -13,6 +13,7 @@ SOURCES = {
     "lora": ROOT / "plugins" / "lora",
     "mlx": ROOT / "providers" / "mlx",
     "weather": ROOT / "examples" / "dspy-toolkit-weather",
+    "dice": ROOT / "examples" / "dspy-toolkit-dice",
 }
 
 pytestmark = [pytest.mark.registry, pytest.mark.slow]
@@ -72,6 +73,15 @@ def test_plugins_come_and_go_with_their_wheels(wheels, tmp_path):
     environment.install(wheels["lora"])
     environment.install(wheels["mlx"])
     assert set(environment.plugins()) == {"core", "lora", "mlx", "weather"}
+
+    environment.install(wheels["dice"])  # so is this provider; it answers by the grammar without a model
+    code = (
+        "import dspy; from dspy_toolkit import DSPyFramework; framework = DSPyFramework()\n"
+        "with dspy.context(lm=framework.lm('dice/bytes', temperature=1.0), adapter=framework.adapter()):\n"
+        "    print(type(dspy.Predict('question -> count: int')(question='?').count).__name__)\n"
+    )
+    assert run(environment.bin / "python", "-c", code, cwd=tmp_path).split() == ["int"]
+    environment.uninstall("dspy-toolkit-dice")
 
     environment.uninstall("dspy-toolkit-lora")
     assert set(environment.plugins()) == {"core", "mlx", "weather"}

@@ -17,9 +17,11 @@ import dspy
 from dspy.lm15 import InvalidRequestError, Request, Response
 
 from dspy_toolkit.errors import GrammarError
-from dspy_toolkit.grammar.answer import AnswerGrammar
+from dspy_toolkit.grammar.answer import AnswerField, AnswerGrammar
 
 __all__ = [
+    "AnswerField",
+    "AnswerGrammar",
     "CountingEngine",
     "EngineCall",
     "EngineLM",

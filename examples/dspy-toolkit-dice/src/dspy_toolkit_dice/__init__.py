@@ -1,0 +1,1 @@
+"""An example provider: answers drawn at random from the grammar of the signature."""
