@@ -1,4 +1,6 @@
 import asyncio
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -148,3 +150,26 @@ def test_smollm2_answers():
     lm = provider.connect("mlx/smollm2-135m", temperature=0.0, max_tokens=16, cache=False)
     assert "Paris" in lm("What is the capital of France?")[0]
     assert lm.model.startswith("mlx/smollm2-135m@")
+
+
+def test_mlx_without_its_library_is_named_with_the_command(tmp_path):
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx" / "__init__.py").write_text("")
+    (tmp_path / "mlx" / "core.py").write_text("raise ImportError('libmlx.so: cannot open shared object file')")
+    source = """
+from dspy_toolkit import DSPyConfig, DSPyFramework
+try:
+    DSPyFramework(DSPyConfig(tracking={"enabled": False})).lm("mlx/smollm2-135m")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", source],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    message = "ModelError The provider mlx cannot run here: libmlx.so: cannot open shared object file."
+    assert process.stdout.startswith(message), process.stdout + process.stderr
+    assert re.search(r"Do: pip install .*mlx", process.stdout)

@@ -5,12 +5,12 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 from importlib_metadata import PackageNotFoundError, version
 
 from dspy_toolkit.hardware import load_fast_blas
 from dspy_toolkit.types import Check
+from dspy_toolkit_mlx.install import has_nvidia, install_command
 from dspy_toolkit_mlx.models.memory import available_memory
 from dspy_toolkit_mlx.models.resolve import ALIASES
 
@@ -35,13 +35,7 @@ def _device() -> Check:
     try:
         import mlx.core as mx
     except ImportError as error:
-        extra = "cuda13" if _has_nvidia() else "cpu"
-        remedy = (
-            f"pip install 'dspy-toolkit-mlx[{extra}]'"
-            if sys.platform == "linux"
-            else "pip install --force-reinstall mlx"
-        )
-        return Check(name="mlx", ok=False, detail=f"MLX cannot be imported: {error}", remedy=remedy)
+        return Check(name="mlx", ok=False, detail=f"MLX cannot be imported: {error}", remedy=install_command())
     name = f"MLX {version('mlx')}"
     info = mx.device_info()
     machine = info.get("device_name", platform.machine())
@@ -51,16 +45,12 @@ def _device() -> Check:
         return Check(name="mlx", ok=True, detail=f"{name} on CUDA: {machine}.")
     if sys.platform == "darwin":
         why = "no Metal device (a virtual machine, or an Intel Mac)"
-    elif _has_nvidia():
+    elif has_nvidia():
         detail = f"{name} on the CPU ({machine}), although there is an NVIDIA GPU: its backend is not installed."
         return Check(name="mlx", ok=True, detail=detail, remedy="pip install 'dspy-toolkit-mlx[cuda13]'")
     else:
         why = "Metal is only on macOS, and there is no NVIDIA GPU"
     return Check(name="mlx", ok=True, detail=f"{name} on the CPU ({machine}): {why}.")
-
-
-def _has_nvidia() -> bool:
-    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _memory() -> Check:

@@ -3,11 +3,17 @@
 from dataclasses import fields
 from typing import Any
 
-from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
-from dspy_toolkit_mlx.engine.engine import close_shared, engine_for, shared_engine
+from dspy_toolkit.errors import ModelError
 from dspy_toolkit_mlx.engine.options import EngineOptions
-from dspy_toolkit_mlx.lm import MLXLM
+from dspy_toolkit_mlx.install import install_command
 from dspy_toolkit_mlx.models.resolve import resolve_model
+
+try:
+    from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
+    from dspy_toolkit_mlx.engine.engine import close_shared, engine_for, shared_engine
+    from dspy_toolkit_mlx.lm import MLXLM
+except ImportError as error:
+    raise ModelError(f"The provider mlx cannot run here: {error}. Do: {install_command()}") from error
 
 __all__ = ["close", "connect", "engine_for"]
 
