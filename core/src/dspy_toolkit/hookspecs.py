@@ -100,7 +100,7 @@ def toolkit_optimizers() -> Iterable[OptimizerEntry]:  # type: ignore[return]
             yield OptimizerEntry(
                 name="first-rows",
                 summary="Takes the first rows of the training set as demonstrations.",
-                optimizer="dspy_toolkit_weather.optimizers:first_rows",
+                optimizer="dspy_toolkit_weather.optimizers:FirstRows",
             )
     """
 

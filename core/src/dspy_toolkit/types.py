@@ -160,10 +160,10 @@ class MetricEntry(Entry):
 class OptimizerEntry(Entry):
     """An optimizer by name.
 
-    `optimizer`: reference to `(job: dspy_toolkit.optimize.OptimizerJob, *, <parameters>) -> dspy.Module`. The
-        keyword-only parameters, with their annotations and defaults, are the optimizer's documented parameters: the
-        command line and the settings file check values against them. It must not change `job.program`, and must leave
-        the test set alone (it is not given it).
+    `optimizer`: reference to a subclass of `dspy_toolkit.optimize.optimizer.Optimizer`, an instance of one, or a
+        function `(job: OptimizerJob, *, <parameters>) -> dspy.Module`. The fields of its `Params` (of a function: the
+        keyword-only parameters, with annotations and defaults) are its documented parameters: the command line and the
+        settings file check values against them.
     """
 
     optimizer: Reference

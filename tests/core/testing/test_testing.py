@@ -251,6 +251,45 @@ def test_what_is_wrong_is_found(conforming, old, new, finding):
         check_plugin("weather")
 
 
+OPTIMIZER = """
+from pydantic import Field
+from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
+
+class none(Optimizer):
+    class Params(OptimizerParams):
+        count: int = Field(1, description="How many.")
+
+    def compile(self, job, params):
+        return job.program
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        ("", "", None),
+        ("Field(1, ", "Field(", "its parameter 'count' has no default"),
+        ('"How many."', "None", "its parameter 'count' has no description"),
+        ("Field(1, ", "Field('one', ", "none.count is 'one'"),
+        ("class Params(OptimizerParams)", "class Params", "expected a subclass of OptimizerParams"),
+        ("compile(self, job, params)", "compile(self, job)", "compile(job, params) cannot be called"),
+        (
+            "    def compile",
+            "    def forecast(self, job):\n        return None\n\n    def compile",
+            "forecast(job, scores, params) cannot be called",
+        ),
+    ],
+)
+def test_an_optimizer_that_is_a_class_is_checked(conforming, old, new, finding):
+    function = "def none(job, *, count: int = 1):\n    return job.program\n"
+    conforming((function, OPTIMIZER.replace(old, new) if old else OPTIMIZER))
+    problems = problems_of("weather")
+    if finding is None:
+        assert not problems
+    else:
+        assert any(finding in problem for problem in problems), problems
+
+
 def test_a_plugin_that_is_not_there_or_blocked_or_broken(plugin_distribution, monkeypatch):
     assert "No entry point named 'weather'" in problems_of("weather")[0]
     plugin_distribution("weather", "import nothing_like_this")

@@ -20,7 +20,7 @@ from dspy_toolkit.errors import UnknownNameError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams, parse_params
 from dspy_toolkit.optimize.planning.amount import Amount
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work
 
 __all__ = ["BetterTogether"]
 
@@ -63,13 +63,13 @@ class BetterTogether(Optimizer):
         for name, step_params in _step_params(params).items():
             _OPTIMIZERS[name].check(job, step_params)
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         """Each step's own forecast, in turn, with what the one before it leaves in the prompts."""
         step_params = _step_params(params)
         work: list[Work] = []
         demos = 0.0
         for name in params.names:
-            forecast = _OPTIMIZERS[name].forecast(job, known, step_params[name])
+            forecast = _OPTIMIZERS[name].forecast(job, scores, step_params[name])
             assert forecast is not None
             inherited = demos if name in _KEEPS_DEMOS else 0.0
             work += [

@@ -17,7 +17,7 @@ from dspy_toolkit.builtin.search import uncompiled
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapped
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapped
 
 __all__ = ["Bootstrap"]
 
@@ -37,13 +37,13 @@ class Bootstrap(Optimizer):
     def check(self, job: OptimizerJob, params: Params) -> None:
         check_demos_fit(job)
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         rows, limits = len(job.train), demo_limits(job, params)
         target, labelled = limits["max_bootstrapped_demos"], min(limits["max_labeled_demos"], rows)
-        rate = known.rate(params.metric_threshold, with_demos=labelled > 0)
+        rate = scores.rate(params.metric_threshold, with_demos=labelled > 0)
         rollouts, accepted = bootstrapped(rows, target, rate, rounds=params.max_rounds)
         # The same rows in the same order as the calibration's, so the cache has its answers.
-        measured = len(known.with_demos if labelled else known.plain)
+        measured = len(scores.with_demos if labelled else scores.plain)
         work = Work(
             what="bootstrapping",
             rollouts=rollouts,

@@ -7,7 +7,7 @@ from dspy_toolkit.builtin.search import PromptModel, Search, Temperature, second
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
-from dspy_toolkit.optimize.planning.forecast import Forecast, Known, Work
+from dspy_toolkit.optimize.planning.forecast import Forecast, TrainingScores, Work
 
 __all__ = ["Copro"]
 
@@ -28,7 +28,7 @@ class Copro(Optimizer):
     def check(self, job: OptimizerJob, params: Params) -> None:
         second_lm(job, params.prompt_model)
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         predictors = len(job.program.predictors())
         programs, rows = _programs(job, params), len(job.validation)
         proposals = params.breadth * params.depth - 1

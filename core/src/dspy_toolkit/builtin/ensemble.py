@@ -10,7 +10,7 @@ from dspy_toolkit.builtin.search import NO_LIMIT, Search, stripped, uncompiled
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapping
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapping
 from dspy_toolkit.programs.vote import Vote
 
 __all__ = ["Ensemble"]
@@ -37,10 +37,10 @@ class Ensemble(Optimizer):
     def check(self, job: OptimizerJob, params: Params) -> None:
         check_demos_fit(job)
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         limits = demo_limits(job, params)
         target, labelled = limits["max_bootstrapped_demos"], min(limits["max_labeled_demos"], len(job.train))
-        rate = known.rate(params.metric_threshold, with_demos=labelled > 0)
+        rate = scores.rate(params.metric_threshold, with_demos=labelled > 0)
         number = params.num_candidate_programs
         making, accepted = bootstrapping(len(job.train), [target] * number, rate, labelled=labelled)
         demos = max(accepted, labelled)

@@ -16,7 +16,7 @@ from dspy_toolkit.optimize.feedback import gives_feedback
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
-from dspy_toolkit.optimize.planning.forecast import Forecast, Known, Work, until_score
+from dspy_toolkit.optimize.planning.forecast import Forecast, TrainingScores, Work, until_score
 
 __all__ = ["Gepa"]
 
@@ -87,10 +87,10 @@ class Gepa(Optimizer):
             raise _no_feedback(job)
         second_lm(job, params.reflection_lm)
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         train, validation, size = len(job.train), len(job.validation), params.minibatch(job)
         budget, stop = _metric_calls(job, params), params.stop_at_score
-        rate = known.rate(1.0)
+        rate = scores.rate(1.0)
         ended = 0.0 if stop is None else 2 - until_score([rate, rate], validation, stop).expected
         rollouts = Amount(
             budget if stop is None else validation,

@@ -20,7 +20,7 @@ from dspy_toolkit.builtin.search import NO_LIMIT, uncompiled
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapped
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapped
 from dspy_toolkit.programs.nearest import Entry, Nearest, text_of
 
 __all__ = ["Knn", "nearest_rows"]
@@ -48,12 +48,12 @@ class Knn(Optimizer):
         if not params.bootstrap:
             check_labelled(job, "knn")
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         k, rows = number_that_fits(job, k=params.k), len(job.train)
         if not params.bootstrap:
             return Forecast(final=Final(demos=min(k, rows)))
         labelled = min(k, rows) if has_labels(job.program, job.train) else 0
-        rate = known.rate(params.metric_threshold, with_demos=labelled > 0)
+        rate = scores.rate(params.metric_threshold, with_demos=labelled > 0)
         rollouts, _ = bootstrapped(rows, rows, rate, rounds=params.max_rounds)
         why = f"every one of {rows} rows, {params.max_rounds} times at most"
         work = Work(what="bootstrapping", rollouts=rollouts, demos=labelled, in_turn=True, why=why)

@@ -9,7 +9,7 @@ from dspy_toolkit.builtin.demos import check_demos_fit, check_labelled, number_t
 from dspy_toolkit.builtin.search import uncompiled
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores
 
 __all__ = ["Labeled"]
 
@@ -27,7 +27,7 @@ class Labeled(Optimizer):
         check_labelled(job, "labeled")
         check_demos_fit(job)
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         return Forecast(final=Final(demos=min(number_that_fits(job, k=params.k), len(job.train))))
 
     def compile(self, job: OptimizerJob, params: Params) -> dspy.Module:

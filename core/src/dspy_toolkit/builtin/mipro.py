@@ -15,7 +15,7 @@ from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapping, distinct
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapping, distinct
 from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["Mipro"]
@@ -70,7 +70,7 @@ class Mipro(Optimizer):
         except ImportError as error:
             raise OptimizationError("MIPROv2 needs optuna; install it with: pip install 'dspy[optuna]'") from error
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         limits = demo_limits(job, params)
         target, labelled = limits["max_bootstrapped_demos"], min(limits["max_labeled_demos"], len(job.train))
         no_demos = not target and not labelled
@@ -86,7 +86,7 @@ class Mipro(Optimizer):
         # The first set has no demonstrations, the second, where rows have labels, those; the others are made.
         most = target or 3
         sizes = [most, *[1 + number % most for number in range(sets - 2 - bool(labelled))]]
-        rate = known.rate(params.metric_threshold, with_demos=labelled > 0)
+        rate = scores.rate(params.metric_threshold, with_demos=labelled > 0)
         making, _ = bootstrapping(len(job.train), sizes, rate, labelled=labelled)
         making = replace(making, rollouts=replace(making.rollouts, low=min(most, len(job.train)) + len(sizes) - 1))
         searching = Work(

@@ -22,7 +22,7 @@ from dspy_toolkit.builtin.search import NO_LIMIT, Search, stripped, uncompiled
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work, bootstrapping, until_score
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapping, until_score
 from dspy_toolkit.stats.shrinkage import expected_best
 
 __all__ = ["RandomSearch"]
@@ -64,20 +64,20 @@ class RandomSearch(Optimizer):
     def check(self, job: OptimizerJob, params: Params) -> None:
         check_demos_fit(job)
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         limits, rows, validation = demo_limits(job, params), len(job.train), len(job.validation)
         target, labelled = limits["max_bootstrapped_demos"], min(limits["max_labeled_demos"], rows)
         labels = has_labels(job.program, job.train)
         plain = 1 + labels  # the candidates for which nothing is bootstrapped
         threshold = 1.0 if params.stop_at_score == 100 else params.metric_threshold
-        passing = known.rate(threshold, with_demos=True)
-        rates = [known.rate(threshold), *[passing] * (params.num_candidate_programs + plain)]
+        passing = scores.rate(threshold, with_demos=True)
+        rates = [scores.rate(threshold), *[passing] * (params.num_candidate_programs + plain)]
         scored = until_score(rates, validation, params.stop_at_score)
         sizes = [target, *[random.Random(n).randint(1, target) for n in range(params.num_candidate_programs)]]
         making, _ = bootstrapping(
             rows,
             sizes,
-            known.rate(params.metric_threshold, with_demos=labelled > 0),
+            scores.rate(params.metric_threshold, with_demos=labelled > 0),
             labelled=labelled,
             rounds=params.max_rounds,
             share=max(0.0, scored.expected - plain) / len(sizes),

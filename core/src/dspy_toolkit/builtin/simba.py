@@ -15,7 +15,7 @@ from dspy_toolkit.errors import MetricError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work
 
 __all__ = ["Simba"]
 
@@ -42,7 +42,7 @@ class Simba(Optimizer):
     def check(self, job: OptimizerJob, params: Params) -> None:
         second_lm(job, params.prompt_model)
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Params) -> Forecast:
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
         steps, number = params.max_steps, params.num_candidates
         train, validation = len(job.train), len(job.validation)
         size = min(params.bsize, train)
@@ -51,7 +51,7 @@ class Simba(Optimizer):
         tried = steps * size * new
         winners = len({round(index * steps / number) for index in range(number + 1)})
         # A rule is written where attempts at a row differ; otherwise the program stays as it is.
-        differ = known.rate(0.5).mean_of(lambda p: 1 - p**number - (1 - p) ** number)
+        differ = scores.rate(0.5).mean_of(lambda p: 1 - p**number - (1 - p) ** number)
         rules = steps * new * (0.5 if params.max_demos else 1.0) * differ
         later = max(0, attempts - train * number)
         demos = min(number_that_fits(job, max_demos=params.max_demos), steps / 4)

@@ -1,4 +1,4 @@
-"""Whether a metric says why, found out without an LM call."""
+"""Whether a metric gives feedback, determined without an LM call."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +14,11 @@ __all__ = ["gives_feedback"]
 
 
 def gives_feedback(metric: Metric, rows: Sequence[dspy.Example], program: dspy.Module) -> bool | None:
-    """Score some predictions against a row; None when that shows nothing.
+    """Score some predictions against a row; None where that cannot tell.
 
     Predictions hold the labels of other rows, or, where rows have none or all the same, made-up text and numbers. It
-    shows nothing where outputs are neither (an experiment's configuration is not made up: the metric might run it),
-    or where the metric fails. Nor for a metric that asks an LM, which is stopped before it does. The metric is called
-    at most twice.
+    cannot tell where outputs are neither (an experiment's configuration is not made up: the metric might run it),
+    where the metric fails, or where it calls an LM, which is prevented. The metric is called at most twice.
     """
     if not rows:
         return None
@@ -29,8 +28,8 @@ def gives_feedback(metric: Metric, rows: Sequence[dspy.Example], program: dspy.M
     plain = Metric(metric)  # not the run's recording one: this is no failure of the search
     try:
         with dspy.context(callbacks=[_NoCalls()]):
-            return any(plain.score(rows[0], each).feedback.strip() for each in predictions)
-    except (MetricError, _Asked):
+            return any(plain.score(rows[0], prediction).feedback.strip() for prediction in predictions)
+    except (MetricError, _LMCalled):
         return None
 
 
@@ -50,15 +49,18 @@ _MADE_UP: Mapping[Any, tuple[Any, Any]] = {str: ("", "something"), int: (0, 1), 
 def _made_up(program: dspy.Module) -> list[dspy.Prediction]:
     outputs = list(signatures_of(program).values())[-1].output_fields
     types = {name: field.annotation for name, field in outputs.items()}
-    if not all(each in _MADE_UP for each in types.values()):
+    if not all(annotation in _MADE_UP for annotation in types.values()):
         return []
-    return [dspy.Prediction(**{name: _MADE_UP[each][number] for name, each in types.items()}) for number in (1, 0)]
+    return [
+        dspy.Prediction(**{name: _MADE_UP[annotation][number] for name, annotation in types.items()})
+        for number in (1, 0)
+    ]
 
 
-class _Asked(BaseException):
-    """The metric was about to ask an LM."""
+class _LMCalled(BaseException):
+    """The metric was about to call an LM."""
 
 
 class _NoCalls(BaseCallback):
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        raise _Asked
+        raise _LMCalled

@@ -42,9 +42,9 @@ class OptimizerJob:
     on_note: Callable[[str], None] = _ignore
     connect: Callable[[str], Any] | None = None
 
-    def report(self, done: int, total: int | None = None, *, score: float | None = None, message: str = "") -> None:
-        """Tell progress: `done` of `total` steps, and the best score so far (0-100) if there is one."""
-        self.on_report(done, total, score, message)
+    def report(self, count: int, total: int | None = None, *, score: float | None = None, message: str = "") -> None:
+        """Report progress: `count` of `total` steps, and the best score so far (0-100) if there is one."""
+        self.on_report(count, total, score, message)
 
     def keep(self, program: dspy.Module, *, score: float | None = None, message: str = "") -> None:
         """Hand over the best program so far: what an interrupted run is left with. Later calls replace earlier ones.

@@ -6,9 +6,11 @@ program = optimizer.compile(job, params)
 """
 
 import inspect
+import textwrap
+import types
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, Union, get_args, get_origin
 
 import dspy
 import pydantic_core
@@ -17,11 +19,12 @@ from pydantic.errors import PydanticUserError
 
 from dspy_toolkit.errors import OptimizationError, PluginError, SettingsError, UnknownNameError
 from dspy_toolkit.optimize.job import OptimizerJob
-from dspy_toolkit.optimize.planning.forecast import Forecast, Known
+from dspy_toolkit.optimize.planning.forecast import Forecast, TrainingScores
 from dspy_toolkit.plugins import Found, PluginManager
 from dspy_toolkit.types import OptimizerEntry, resolve
 
 __all__ = [
+    "FunctionOptimizer",
     "Optimizer",
     "OptimizerParams",
     "as_optimizer",
@@ -45,13 +48,21 @@ class Optimizer(Protocol):
     """
 
     Params: Any = OptimizerParams
-    """A subclass of OptimizerParams."""
+    """A subclass of OptimizerParams; the class's docstring lists its fields."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "Params" in vars(cls) and _is_model(cls.Params):
+            cls.__doc__ = "\n".join([inspect.getdoc(cls) or "", "", "Parameters:", *_parameter_lines(cls.Params)])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
     def check(self, job: OptimizerJob, params: Any) -> None:
         """Raise a ToolkitError if the run would be pointless; called before the run makes any LM call."""
 
-    def forecast(self, job: OptimizerJob, known: Known, params: Any) -> Forecast | None:
-        """What `compile` will ask for, given what was measured (`known` is empty where nothing was).
+    def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Any) -> Forecast | None:
+        """What `compile` will ask for, given what was measured (`scores` is empty where nothing was).
 
         None: unknown; the optimizer works as well, only a plan cannot speak of its search. May be called several times.
         """
@@ -103,6 +114,25 @@ def find_optimizer(plugins: PluginManager, name: str, *, project: str | None = N
         raise UnknownNameError("optimizer", name, names) from None
 
 
+def _is_model(params: Any) -> bool:
+    return inspect.isclass(params) and issubclass(params, BaseModel)
+
+
+def _parameter_lines(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"    {name}: {_type_text(field.annotation)} = {field.get_default(call_default_factory=True)!r}"
+        yield from textwrap.wrap(field.description or "", 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+
+
+def _type_text(annotation: Any) -> str:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " | ".join(map(_type_text, get_args(annotation)))
+    if annotation is types.NoneType:
+        return "None"
+    is_plain = inspect.isclass(annotation) and not get_args(annotation)
+    return annotation.__name__ if is_plain else str(annotation).replace("typing.", "")
+
+
 def load_optimizer(entry: OptimizerEntry) -> Optimizer:
     """The optimizer of an entry. Raises PluginError for a reference that leads nowhere."""
     return as_optimizer(resolve(entry.optimizer), name=entry.name)
@@ -115,8 +145,12 @@ def as_optimizer(optimizer: Any, *, name: str = "") -> Optimizer:
     default.
     """
     if hasattr(optimizer, "Params") and hasattr(optimizer, "compile"):
-        made: Any = optimizer() if inspect.isclass(optimizer) else optimizer
-        return made
+        if not _is_model(optimizer.Params):
+            raise OptimizationError(
+                f"The optimizer {name!r} has Params = {optimizer.Params!r}; expected a subclass of OptimizerParams."
+            )
+        instance: Any = optimizer() if inspect.isclass(optimizer) else optimizer
+        return instance
     if not callable(optimizer):
         raise OptimizationError(
             f"The optimizer {name!r} is {optimizer!r}; expected an Optimizer or a function of an OptimizerJob."
@@ -132,6 +166,9 @@ class FunctionOptimizer(Optimizer):
         self.function = function
         self.__name__ = name
         self.Params = _params_of(function, name)
+
+    def __repr__(self) -> str:
+        return f"FunctionOptimizer({self.__name__})"
 
     def compile(self, job: OptimizerJob, params: Any) -> dspy.Module:
         return self.function(job, **parameter_values(params))

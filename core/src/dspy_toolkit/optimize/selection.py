@@ -30,11 +30,11 @@ __all__ = ["SMALL", "Choice", "OptimizerType", "Situation", "billions_of", "choo
 
 Complexity = Literal["low", "medium", "high"]
 
-_FEW = 8
+_MIN_VALIDATION = 8
 """Validation rows below which the best of several candidates is mostly the luckiest."""
-_MANY = (40, 25)
+_MIPRO_ROWS = (40, 25)
 """Training and validation rows from which MIPROv2's many trials tell something."""
-_SHOWN = 16
+_MAX_DEMOS = 16
 """Demonstrations in a prompt, at most: as many as DSPy's random search shows, if they fit the context."""
 SMALL = 3.0
 """Billions of parameters below which models write instructions that help no one."""
@@ -58,7 +58,7 @@ class OptimizerType(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What is known before a run; None where it is not.
+    """The facts that decide which optimizer to use; None where a fact is not known.
 
     `feedback`: whether the metric says why. `billions`: the model's parameters. `demos_that_fit`: how many
     demonstrations its context holds. `max_calls`: how many LM calls the search may make.
@@ -75,8 +75,8 @@ class Situation:
     max_calls: int | None = None
 
     @classmethod
-    def of(cls, program: dspy.Module, data: Splits, metric: Metric, lm: Any, **known: Any) -> "Situation":
-        """What program, data, metric and LM tell without an LM call."""
+    def of(cls, program: dspy.Module, data: Splits, metric: Metric, lm: Any, **facts: Any) -> "Situation":
+        """The situation of a program, data, metric and LM, without an LM call; `facts` are the other fields."""
         window = ContextWindow.of(lm)
         return cls(
             train=len(data.train),
@@ -85,7 +85,7 @@ class Situation:
             feedback=gives_feedback(metric, data.train, program),
             billions=billions_of(LMInfo.of(lm).model),
             demos_that_fit=window.demos_that_fit(program, data.train) if window else None,
-            **known,
+            **facts,
         )
 
 
@@ -120,7 +120,7 @@ def choose(situation: Situation) -> Choice:
     demos = situation.demos_that_fit
     if demos == 0:
         return _instructions(situation)
-    if situation.validation < _FEW:
+    if situation.validation < _MIN_VALIDATION:
         return Choice(
             optimizer=OptimizerType.BOOTSTRAP_FEW_SHOT,
             reason=f"with {situation.validation} validation rows, differences between candidates would be luck.",
@@ -139,7 +139,7 @@ def choose(situation: Situation) -> Choice:
             optimizer=OptimizerType.GEPA,
             reason=f"the metric says what went wrong, which is worth most with {why}.",
         )
-    train, validation = _MANY
+    train, validation = _MIPRO_ROWS
     if situation.train >= train and situation.validation >= validation:
         trials = 10 * situation.predictors
         if _affordable(situation, (trials + 1) * situation.validation + 40):
@@ -157,10 +157,10 @@ def choose(situation: Situation) -> Choice:
 
 def billions_of(model: str) -> float | None:
     """Billions of parameters, as far as a model's name tells: `smollm2-135m` has 0.135, `Qwen2.5-7B-4bit` has 7."""
-    found = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.lower().replace("_", "-"))
-    if not found:
+    sizes = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.lower().replace("_", "-"))
+    if not sizes:
         return None
-    number, unit = found[-1]
+    number, unit = sizes[-1]
     return float(number) / (1000 if unit == "m" else 1)
 
 
@@ -172,8 +172,8 @@ def _instructions(situation: Situation) -> Choice:
 
 def _random_search(situation: Situation, why: str) -> Choice:
     """As many candidates as the budget allows, 8 at most; below 2 the search is a plain bootstrap."""
-    each = (situation.validation + 8) * situation.predictors
-    affordable = 8 if situation.max_calls is None else situation.max_calls // each - 3
+    per_candidate = (situation.validation + 8) * situation.predictors
+    affordable = 8 if situation.max_calls is None else situation.max_calls // per_candidate - 3
     if affordable < 2:
         return Choice(
             optimizer=OptimizerType.BOOTSTRAP_FEW_SHOT,
@@ -185,7 +185,7 @@ def _random_search(situation: Situation, why: str) -> Choice:
         reason=f"{why}.",
         parameters={
             "num_candidate_programs": min(8, affordable),
-            "max_labeled_demos": _SHOWN if fit is None else min(_SHOWN, fit),
+            "max_labeled_demos": _MAX_DEMOS if fit is None else min(_MAX_DEMOS, fit),
             "nearest": True,
         },
     )

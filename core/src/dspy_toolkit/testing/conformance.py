@@ -18,7 +18,14 @@ import dspy
 from dspy_toolkit.data.splits import Splits, prepare
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.metrics.metric import Metric
-from dspy_toolkit.optimize.optimizer import as_optimizer, find_optimizer, load_optimizer, parameter_values, parse_params
+from dspy_toolkit.optimize.optimizer import (
+    FunctionOptimizer,
+    as_optimizer,
+    find_optimizer,
+    load_optimizer,
+    parameter_values,
+    parse_params,
+)
 from dspy_toolkit.plugins import Found, PluginManager
 from dspy_toolkit.types import (
     Check,
@@ -55,8 +62,8 @@ def problems_of(project: str) -> list[str]:
     plugins = PluginManager()
     records = [record for record in plugins.check() if record.name == project]
     if not records:
-        found = ", ".join(record.name for record in plugins.records)
-        return [f"No entry point named {project!r} in the group 'dspy_toolkit' is installed; found: {found}."]
+        installed = ", ".join(record.name for record in plugins.records)
+        return [f"No entry point named {project!r} in the group 'dspy_toolkit' is installed; found: {installed}."]
     problems = [f"{record.distribution}: {record.error}" for record in records if record.error]
     problems += [
         f"{record.distribution} is blocked by DSPY_TOOLKIT_PLUGINS; unset it." for record in records if record.blocked
@@ -65,24 +72,27 @@ def problems_of(project: str) -> list[str]:
         return problems
     problems += _heavy_imports(project)
     for kind, check in _CHECKS.items():
-        for found in plugins.entries(kind).values():
-            if found.project == project:
-                problems += [f"{kind.__name__} {found.qualified_name}: {each}" for each in _of(found, check, plugins)]
+        for registered in plugins.entries(kind).values():
+            if registered.project == project:
+                problems += [
+                    f"{kind.__name__} {registered.qualified_name}: {problem}"
+                    for problem in _of(registered, check, plugins)
+                ]
     return problems
 
 
-def _of(found: Found[Any], check: "_CheckFunction", plugins: PluginManager) -> Iterator[str]:
-    if not found.entry.summary.strip() or "\n" in found.entry.summary:
+def _of(registered: Found[Any], check: "_CheckFunction", plugins: PluginManager) -> Iterator[str]:
+    if not registered.entry.summary.strip() or "\n" in registered.entry.summary:
         yield "the summary is not one line."
     targets: dict[str, Any] = {}
-    for name in found.entry.references():
+    for name in registered.entry.references():
         try:
-            targets[name] = resolve(getattr(found.entry, name))
+            targets[name] = resolve(getattr(registered.entry, name))
         except ToolkitError as error:
             yield f"{name}: {error}"
-    if len(targets) == len(found.entry.references()):
+    if len(targets) == len(registered.entry.references()):
         try:
-            yield from check(found, targets, plugins)
+            yield from check(registered, targets, plugins)
         except Exception as error:  # noqa: BLE001  # the plugin's own code runs here; what it raises is the finding
             yield f"raised {type(error).__name__}: {error}"
 
@@ -93,18 +103,18 @@ def _heavy_imports(project: str) -> Iterator[str]:
         "import sys, json\n"
         f"sys.path[:] = json.loads({json.dumps(json.dumps(sys.path))})\n"
         "from dspy_toolkit.plugins import PluginManager\n"
-        "before = set(sys.modules)\n"
+        "imported = set(sys.modules)\n"
         f"PluginManager(select={project!r}).check()\n"
-        f"print(json.dumps(sorted((set(sys.modules) - before) & set({HEAVY!r}))))\n"
+        f"print(json.dumps(sorted((set(sys.modules) - imported) & set({HEAVY!r}))))\n"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=120)
-    if done.returncode:
-        yield f"loading its hooks in a fresh process failed: {done.stderr.strip().splitlines()[-1]}"
-    elif heavy := json.loads(done.stdout.splitlines()[-1]):
+    process = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=120)
+    if process.returncode:
+        yield f"loading its hooks in a fresh process failed: {process.stderr.strip().splitlines()[-1]}"
+    elif heavy := json.loads(process.stdout.splitlines()[-1]):
         yield f"its hooks module imports {', '.join(heavy)}; give dotted names instead, imported when they are needed."
 
 
-def _signature(found: Found[SignatureEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+def _signature(registered: Found[SignatureEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
     signature = targets["signature"]
     if not (inspect.isclass(signature) and issubclass(signature, dspy.Signature)):
         yield f"{signature!r} is not a dspy.Signature class."
@@ -120,8 +130,8 @@ def _signature(found: Found[SignatureEntry], targets: Mapping[str, Any], plugins
             yield f"the field {finding.field!r}: {finding.message} {finding.remedy}"
 
 
-def _task(found: Found[TaskEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
-    entry = found.entry
+def _task(registered: Found[TaskEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    entry = registered.entry
     program = targets["program"]()
     if not isinstance(program, dspy.Module) or not program.predictors():
         yield f"program() returned {type(program).__name__}; expected a dspy.Module with at least one predictor."
@@ -135,10 +145,10 @@ def _task(found: Found[TaskEntry], targets: Mapping[str, Any], plugins: PluginMa
     yield from _not_plain(data)
     splits = prepare(data, program, rows=entry.rows)
     metric = Metric(
-        resolve(plugins.get(MetricEntry, entry.metric, project=found.project).entry.metric), name=entry.metric
+        resolve(plugins.get(MetricEntry, entry.metric, project=registered.project).entry.metric), name=entry.metric
     )
     yield from _empty_prediction(metric, splits)
-    optimizer = find_optimizer(plugins, entry.optimizer, project=found.project)
+    optimizer = find_optimizer(plugins, entry.optimizer, project=registered.project)
     parse_params(load_optimizer(optimizer.entry), entry.optimizer_params, name=entry.optimizer)
 
 
@@ -160,25 +170,45 @@ def _empty_prediction(metric: Metric, splits: Splits) -> Iterator[str]:
         yield f"the metric {metric.name!r} gives no feedback for an empty prediction; say what is missing."
 
 
-def _metric(found: Found[MetricEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
-    metric = Metric(targets["metric"], name=found.entry.name)
+def _metric(registered: Found[MetricEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    metric = Metric(targets["metric"], name=registered.entry.name)
     inspect.signature(metric).bind(None, None, None, None, None)
     yield from _doctor(targets["doctor"])
 
 
-def _optimizer(found: Found[OptimizerEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
-    optimizer = as_optimizer(targets["optimizer"], name=found.entry.name)
-    defaults = parse_params(optimizer, {}, name=found.entry.name)
-    parse_params(optimizer, parameter_values(defaults), name=found.entry.name)
-    yield from ()
+def _optimizer(registered: Found[OptimizerEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    name = registered.entry.name
+    optimizer = as_optimizer(targets["optimizer"], name=name)
+    model = optimizer.Params
+    for method, arguments in _OPTIMIZER_METHODS.items():
+        try:
+            inspect.signature(getattr(optimizer, method)).bind(*arguments)
+        except (AttributeError, TypeError) as error:
+            yield f"{method}({', '.join(arguments)}) cannot be called: {error}"
+    for key, field in model.model_fields.items():
+        if field.is_required():
+            yield f"its parameter {key!r} has no default."
+        if not field.description and not isinstance(optimizer, FunctionOptimizer):
+            yield f"its parameter {key!r} has no description."
+    if not any(field.is_required() for field in model.model_fields.values()):
+        defaults = parse_params(optimizer, {}, name=name)
+        parse_params(optimizer, parameter_values(defaults), name=name)
 
 
-def _provider(found: Found[ProviderEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+_OPTIMIZER_METHODS = {
+    "check": ("job", "params"),
+    "forecast": ("job", "scores", "params"),
+    "rollouts_per_row": ("params",),
+    "compile": ("job", "params"),
+}
+
+
+def _provider(registered: Found[ProviderEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
     if not callable(targets["connect"]):
         yield "connect is not callable."
     for model in targets["models"]() if targets["models"] else ():
-        if not model.startswith(f"{found.entry.name}/"):
-            yield f"models() gave {model!r}; a model string starts with {found.entry.name!r} and a slash."
+        if not model.startswith(f"{registered.entry.name}/"):
+            yield f"models() gave {model!r}; a model string starts with {registered.entry.name!r} and a slash."
     yield from _doctor(targets["doctor"])
 
 
@@ -190,8 +220,8 @@ def _doctor(doctor: Callable[[], Any] | None) -> Iterator[str]:
             yield f"doctor() says that {check.name!r} is not fine and not what to do."
 
 
-def _migration(found: Found[MigrationEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
-    plugins.get(TaskEntry, found.entry.task, project=found.project)
+def _migration(registered: Found[MigrationEntry], targets: Mapping[str, Any], plugins: PluginManager) -> Iterator[str]:
+    plugins.get(TaskEntry, registered.entry.task, project=registered.project)
     if not callable(targets["migrate"]):
         yield "migrate is not callable."
 

@@ -23,7 +23,7 @@ from dspy_toolkit.lm.quiet import quiet
 from dspy_toolkit.lm.usage import Call, Usage
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.job import OptimizerJob
-from dspy_toolkit.optimize.planning.forecast import Known
+from dspy_toolkit.optimize.planning.forecast import TrainingScores
 
 __all__ = ["Calibration", "Rollout", "Rollouts", "calibrate"]
 
@@ -75,8 +75,8 @@ class Calibration:
     usage: Usage
 
     @property
-    def known(self) -> Known:
-        return Known(plain=self.plain.scores, with_demos=self.with_demos.scores)
+    def scores(self) -> TrainingScores:
+        return TrainingScores(plain=self.plain.scores, with_demos=self.with_demos.scores)
 
     @property
     def rollouts(self) -> tuple[Rollout, ...]:

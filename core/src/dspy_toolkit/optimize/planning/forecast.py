@@ -9,8 +9,8 @@ from dspy_toolkit.optimize.planning.amount import NOTHING, Amount
 __all__ = [
     "Final",
     "Forecast",
-    "Known",
     "Rate",
+    "TrainingScores",
     "Work",
     "bootstrapped",
     "bootstrapping",
@@ -86,7 +86,7 @@ class Rate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class TrainingScores:
     """Scores (0 to 1) on training rows, measured before the plan: of the program as it is (`plain`) and with rows as
     they are for demonstrations (`with_demos`). Both are empty if nothing was measured.
     """

@@ -16,7 +16,7 @@ from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.calibration import Calibration, calibrate
-from dspy_toolkit.optimize.planning.forecast import Final, Forecast, Known, Work
+from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work
 from dspy_toolkit.optimize.planning.plan import Plan, PlanRow, PlanStage
 from dspy_toolkit.optimize.planning.pricing import Spending
 from dspy_toolkit.optimize.planning.prompt_lengths import Lengths
@@ -46,11 +46,11 @@ def plan(spec: RunSpec, controls: RunControls | None = None, *, measure: bool = 
     with spec.context():
         if not checked:
             spec.optimizer.check(job, spec.params)
-        forecast = spec.optimizer.forecast(job, Known(), spec.params)
+        forecast = spec.optimizer.forecast(job, TrainingScores(), spec.params)
         measured = None
         if measure:
             measured = _calibrated(job, spec.adapter, forecast, notes)
-            forecast = spec.optimizer.forecast(job, measured.known if measured else Known(), spec.params)
+            forecast = spec.optimizer.forecast(job, measured.scores if measured else TrainingScores(), spec.params)
         lengths = Lengths.of(spec.program, data.train, spec.lm, spec.adapter, measured)
         spending = Spending(lm=spec.lm, lengths=lengths, measured=measured, num_threads=controls.num_threads)
         lines = _lines(spending, data, forecast)

@@ -60,8 +60,8 @@ class Lengths:
 
     def prompt(self, demos: float = 0.0, *, longer: Amount) -> Amount:
         """Tokens that one call reads with so many demonstrations, and an instruction that got `longer`."""
-        shown = demos * self.demo
-        return self.read + Amount(shown * 0.4, shown, shown * 2) + longer
+        added = demos * self.demo
+        return self.read + Amount(added * 0.4, added, added * 2) + longer
 
     def writer_prompt(self, rows: int) -> Amount:
         """Tokens of a prompt to the LM that writes instructions, with so many rows."""
