@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from dspy_toolkit.cli.resume import NEWEST, MaxMinutes, Resumable, Resume, limits_of, resumed
+from dspy_toolkit.cli.options import NEWEST, MaxMinutes, Resumable, Resume, limits_of, run_to_resume
 from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.runs.runs import resume_command
 
@@ -43,22 +43,19 @@ def test_without_a_task_it_is_wrong_usage():
 
 
 def test_as_the_framework_has_it():
-    assert [resumed(word) for word in (None, NEWEST, "20261121-102000-fd82")] == [False, True, "20261121-102000-fd82"]
+    run = "20261121-102000-fd82"
+    assert [run_to_resume(word) for word in (None, NEWEST, run)] == [False, True, run]
     assert limits_of(None, None, None, None) is None
     assert limits_of(5, None, 1.5, None) == Limits(calls=5, seconds=90)
 
 
-def command_of(name: str) -> str:
-    return resume_command(name, "1-a")
-
-
-def test_the_command_that_resumes_can_be_read_and_typed():
-    assert command_of("review -> mood: Literal['good', 'bad']") == (
+def test_the_command_that_resumes_a_run_can_be_read_and_typed():
+    assert resume_command("review -> mood: Literal['good', 'bad']", "1-a") == (
         """dspy-toolkit optimize "review -> mood: Literal['good', 'bad']" --resume 1-a"""
     )
-    assert command_of("lora/hyperparameters") == "dspy-toolkit optimize lora/hyperparameters --resume 1-a"
+    assert resume_command("lora/hyperparameters", "1-a") == "dspy-toolkit optimize lora/hyperparameters --resume 1-a"
 
 
 @given(st.text("abc '\"$`\\!->:[]", min_size=1))
-def test_the_command_that_resumes_is_what_a_shell_reads_as_the_name(name):
-    assert shlex.split(command_of(name)) == ["dspy-toolkit", "optimize", name, "--resume", "1-a"]
+def test_a_shell_reads_the_name_in_the_command_that_resumes(name):
+    assert shlex.split(resume_command(name, "1-a")) == ["dspy-toolkit", "optimize", name, "--resume", "1-a"]

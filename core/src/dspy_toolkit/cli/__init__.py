@@ -3,6 +3,7 @@
 Start-up is a feature: a verb's file imports typer and the standard library; everything else inside its function.
 """
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -10,6 +11,10 @@ import typer
 from dspy_toolkit.version import __version__
 
 __all__ = ["app", "main"]
+
+VERBS = ["demo", "optimize", "evaluate", "compare", "runs", "track", "run", "tasks", "signatures", "validate"]
+VERBS += ["plugins", "config", "doctor"]
+"""In the order in which `--help` lists them."""
 
 app = typer.Typer(
     name="dspy-toolkit",
@@ -21,8 +26,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"dspy-toolkit {__version__}")
         raise typer.Exit
 
@@ -30,7 +35,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
     pass
@@ -38,36 +43,6 @@ def _root(
 
 def main() -> None:
     """Entry point of the console script."""
-    from dspy_toolkit.cli.verbs import (
-        compare,
-        config,
-        demo,
-        doctor,
-        evaluate,
-        optimize,
-        plugins,
-        run,
-        runs,
-        signatures,
-        tasks,
-        track,
-        validate,
-    )
-
-    for verb in (
-        demo,
-        optimize,
-        evaluate,
-        compare,
-        runs,
-        track,
-        run,
-        tasks,
-        signatures,
-        validate,
-        plugins,
-        config,
-        doctor,
-    ):
-        verb.add_to(app)
+    for verb in VERBS:
+        import_module(f"dspy_toolkit.cli.verbs.{verb}").add_to(app)
     app()

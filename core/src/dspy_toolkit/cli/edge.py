@@ -5,16 +5,16 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dspy_toolkit.cli.output import Output, styled
 from dspy_toolkit.errors import ToolkitError
 
-__all__ = ["Json", "edge"]
+__all__ = ["Json", "edge", "showing_partial"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 
@@ -38,6 +38,19 @@ def edge(as_json: bool) -> Iterator[Output]:
         fail(output, type(error).__name__, str(error), **({"run": run} if run else {}))
     except KeyboardInterrupt:
         fail(output, "Interrupted", "Interrupted.")
+
+
+@contextmanager
+def showing_partial(show: Callable[[Any, Exception], None]) -> Iterator[None]:
+    """A run that is stopped or fails shows what it finished, then ends with its error and exit code 1."""
+    from dspy_toolkit.errors import OptimizationError
+
+    try:
+        yield
+    except OptimizationError as error:
+        if error.partial is not None:
+            show(error.partial, error)
+        raise
 
 
 def fail(output: Output, kind: str, message: str, **more: str) -> None:

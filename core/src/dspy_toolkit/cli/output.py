@@ -119,11 +119,11 @@ def _print(console: "Console", renderables: Iterable[Any]) -> None:
     from rich.cells import cell_len
     from rich.text import Text
 
-    for each in renderables:
-        if not isinstance(each, str | Text):
-            console.print(each)
+    for renderable in renderables:
+        if not isinstance(renderable, str | Text):
+            console.print(renderable)
             continue
-        text = console.render_str(each) if isinstance(each, str) else each
+        text = console.render_str(renderable) if isinstance(renderable, str) else renderable
         if not _ends(console) or text.no_wrap:
             console.print(text, soft_wrap=True)
             continue

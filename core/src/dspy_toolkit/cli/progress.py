@@ -1,4 +1,4 @@
-"""A run's events as progress bars on stderr: what is going on, how long it takes, the best score so far."""
+"""A run's events as progress bars on stderr: the stage, how long it takes, the best score so far."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -63,28 +63,28 @@ class RunProgress:
             self._output.note(event.message)
             return
         score = event.best if event.stage == "search" else event.score
-        shown = "" if score is None else f"{'best' if event.stage == 'search' else 'score'} {score:.1f}"
+        score_text = "" if score is None else f"{'best' if event.stage == 'search' else 'score'} {score:.1f}"
         if self._live:
             if event.stage not in self._bars:
                 title = _TITLES.get(event.stage, event.stage)
                 self._bars[event.stage] = self._progress.add_task(title, total=event.total, score="")
                 self._calls_before[event.stage] = event.lm_calls
-            done, total = self._steps(event)
-            self._progress.update(self._bars[event.stage], completed=done, total=total, score=shown)
+            completed, total = self._steps(event)
+            self._progress.update(self._bars[event.stage], completed=completed, total=total, score=score_text)
         elif event.kind == "stage_finished":
             planned = "" if event.planned_calls is None else f" of about {event.planned_calls}"
             calls = f"{event.lm_calls}{planned} LM calls so far"
             self._output.note(
-                f"{_TITLES.get(event.stage, event.stage)}: {shown or 'done'} ({calls}, {event.seconds:.0f} s)"
+                f"{_TITLES.get(event.stage, event.stage)}: {score_text or 'done'} ({calls}, {event.seconds:.0f} s)"
             )
 
     def _steps(self, event: "Event") -> tuple[int, int | None]:
-        """Done and total: an optimizer that does not know its steps goes by the calls that were planned for it."""
+        """Steps completed, and their total. Where no steps are known, calls made and calls planned."""
         if event.kind == "stage_finished" and event.total:
             return event.total, event.total
         if event.total is not None or event.stage != "search" or event.planned_calls is None:
             return event.done, event.total
         # What is measured at the end takes about the calls that were made before the search.
-        before = self._calls_before[event.stage]
-        done = event.lm_calls - before
-        return done, max(done, event.planned_calls - 2 * before) or None
+        baseline_calls = self._calls_before[event.stage]
+        search_calls = event.lm_calls - baseline_calls
+        return search_calls, max(search_calls, event.planned_calls - 2 * baseline_calls) or None

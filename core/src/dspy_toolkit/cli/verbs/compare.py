@@ -5,8 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspy_toolkit.cli.edge import Json, edge
-from dspy_toolkit.cli.measuring import (
+from dspy_toolkit.cli.edge import Json, edge, showing_partial
+from dspy_toolkit.cli.evaluation import (
+    answer_text,
+    error_document,
+    noise_lines,
+    print_confusions,
+    print_errors,
+    usage_line,
+)
+from dspy_toolkit.cli.files import allow_own_code, save_jsonl, save_text
+from dspy_toolkit.cli.options import (
     Data,
     Html,
     MaxErrors,
@@ -18,21 +27,9 @@ from dspy_toolkit.cli.measuring import (
     Seed,
     SetOption,
     Threads,
-    answer,
-    confusions,
-    cost,
-    errors,
-    failure,
-    fields,
-    noise_lines,
-    one_line,
-    partial_kept,
-    save_jsonl,
-    save_text,
-    table,
 )
 from dspy_toolkit.cli.output import Output, styled
-from dspy_toolkit.cli.values import own_code
+from dspy_toolkit.cli.tables import fields_text, number, one_line, table
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -75,136 +72,140 @@ def add_to(app: typer.Typer) -> None:
                 from dspy_toolkit.report import check_plots
 
                 check_plots()  # before the work is done, not after
-            own_code(a, b, *(metric or ()))
+            allow_own_code(a, b, *(metric or ()))
             from dspy_toolkit.cli.progress import RunProgress
             from dspy_toolkit.framework.framework import DSPyFramework
             from dspy_toolkit.settings import DSPyConfig
 
             framework = DSPyFramework(DSPyConfig(num_threads=threads) if threads else DSPyConfig())
 
-            def show(found: Any, error: Exception | None = None) -> None:
-                _show(output, found, changes, error)
-                _write(output, found, save, html)
+            def show(comparison: Any, error: Exception | None = None) -> None:
+                _show(output, comparison, changes, error)
+                _write(output, comparison, save, html)
 
-            with partial_kept(show):
+            with showing_partial(show):
                 with RunProgress(output) as progress:
-                    found = framework.compare(
+                    comparison = framework.compare(
                         a, b, data, metric, set=set_, rows=rows, model=model, second_model=model_b, repeats=repeats,
                         seed=seed, max_errors=max_errors, on_event=progress,
                     )  # fmt: skip
-                show(found)
-            if gate and not found.clears:
-                output.note(f"gate: closed; the interval of {one_line(found.metric)} does not lie above 0.")
+                show(comparison)
+            if gate and not comparison.clears:
+                output.note(f"gate: closed; the interval of {one_line(comparison.metric)} does not lie above 0.")
                 raise typer.Exit(1)
 
 
 def _write(
-    output: Output, found: "ProgramComparison | ProgramEvaluation", save: Path | None, html: Path | None
+    output: Output, comparison: "ProgramComparison | ProgramEvaluation", save: Path | None, html: Path | None
 ) -> None:
     from dspy_toolkit.evaluation.comparison import ProgramComparison
 
-    save_jsonl(output, save, found.records())
+    save_jsonl(output, save, comparison.records())
     if html is not None:
         from dspy_toolkit.report import comparison_html, evaluation_html
 
-        whole = isinstance(found, ProgramComparison)
-        save_text(output, html, comparison_html(found) if whole else evaluation_html(found))
+        whole = isinstance(comparison, ProgramComparison)
+        save_text(output, html, comparison_html(comparison) if whole else evaluation_html(comparison))
 
 
 def _show(
-    output: Output, found: "ProgramComparison | ProgramEvaluation", changes: int, error: Exception | None
+    output: Output, comparison: "ProgramComparison | ProgramEvaluation", changes: int, error: Exception | None
 ) -> None:
     from dspy_toolkit.evaluation.comparison import ProgramComparison
 
-    if not isinstance(found, ProgramComparison):  # stopped before B began
+    if not isinstance(comparison, ProgramComparison):  # stopped before B began
         from dspy_toolkit.cli.verbs.evaluate import show_evaluation
 
-        show_evaluation(output, found, changes, error)
+        show_evaluation(output, comparison, changes, error)
         return
-    shown = [_change(each) for each in found.changes[:changes]]
-    output.document({**found.to_dict(), "changes": shown, **failure(error)})
-    for note in found.first.rows.notes:
+    changed = [_change(change) for change in comparison.changes[:changes]]
+    output.document({**comparison.to_dict(), "changes": changed, **error_document(error)})
+    for note in comparison.first.rows.notes:
         output.note(note)
-    _head(output, found)
-    _differences(output, found)
-    _costs(output, found)
-    for side, each in (("A, ", found.first), ("B, ", found.second)):
-        errors(output, each, title=f"{side}errors")
-        confusions(output, each.confusions, title=side)
-    _changed_rows(output, found, changes)
+    _head(output, comparison)
+    _differences(output, comparison)
+    _costs(output, comparison)
+    for side, measured in (("A, ", comparison.first), ("B, ", comparison.second)):
+        print_errors(output, measured, title=f"{side}errors")
+        print_confusions(output, measured.confusions, title=side)
+    _changed_rows(output, comparison, changes)
 
 
-def _head(output: Output, found: "ProgramComparison") -> None:
+def _head(output: Output, comparison: "ProgramComparison") -> None:
     from rich.text import Text
 
-    for side, each in (("A", found.first), ("B", found.second)):
-        output.print(Text.assemble((f"{side}  {each.name}", "bold"), f" with {each.model}"))
-    used, rows = len(found.first.evaluation.results), found.first.rows
+    for side, measured in (("A", comparison.first), ("B", comparison.second)):
+        output.print(Text.assemble((f"{side}  {measured.name}", "bold"), f" with {measured.model}"))
+    used, rows = len(comparison.first.evaluation.results), comparison.first.rows
     output.print(Text(f"{used} of {rows.available} rows: {rows.shown}"))
-    if found.partial:
-        output.print(Text(f"Partial: of B, {found.partial} were finished.", style="bold yellow"))
+    if comparison.partial:
+        output.print(Text(f"Partial: of B, {comparison.partial} were finished.", style="bold yellow"))
 
 
-def _differences(output: Output, found: "ProgramComparison") -> None:
+def _differences(output: Output, comparison: "ProgramComparison") -> None:
     from rich.text import Text
 
     numbers = ("A", "B", "B - A", "wins", "losses", "ties", "sign test p")
-    shown = table("metric", "A", "B", "B - A", "95 % interval", *numbers[3:], numbers=numbers)
-    for name, each in found.comparisons.items():
-        style = "bold green" if each.clears else "bold red" if each.high < 0 else "yellow"
-        shown.add_row(
-            one_line(name, 40), f"{found.first.metrics[name].score.score:.1f}",
-            f"{found.second.metrics[name].score.score:.1f}", Text(f"{each.difference:+.1f}", style=style),
-            f"{each.low:+.1f} to {each.high:+.1f}", str(each.wins), str(each.losses), str(each.ties),
-            f"{each.p_value:.3g}",
-        )  # fmt: skip
-    output.print("", shown, verdict(found))
-    for side, each in (("A", found.first), ("B", found.second)):
-        for line in noise_lines(each):
+    scores = table("metric", "A", "B", "B - A", "95 % interval", *numbers[3:], numbers=numbers)
+    for name, difference in comparison.comparisons.items():
+        style = "bold green" if difference.clears else "bold red" if difference.high < 0 else "yellow"
+        scores.add_row(
+            one_line(name, 40),
+            number(comparison.first.metrics[name].score.score),
+            number(comparison.second.metrics[name].score.score),
+            Text(f"{difference.difference:+.1f}", style=style),
+            f"{difference.low:+.1f} to {difference.high:+.1f}",
+            *(str(count) for count in (difference.wins, difference.losses, difference.ties)),
+            f"{difference.p_value:.3g}",
+        )
+    output.print("", scores, verdict(comparison))
+    for side, measured in (("A", comparison.first), ("B", comparison.second)):
+        for line in noise_lines(measured):
             output.print(f"{side}: {line}")
-    for name, floor in found.noise_floors.items():
+    for name, floor in comparison.noise_floors.items():
         if floor:
             output.print(f"{one_line(name)}: equally good programs would differ by up to {floor:.1f} here.")
 
 
-def verdict(found: "ProgramComparison") -> "Text":
+def verdict(comparison: "ProgramComparison") -> "Text":
     """What the interval of the deciding metric says, in a sentence."""
-    each, name = found.comparison, one_line(found.metric)
-    if each.clears:
+    difference, name = comparison.comparison, one_line(comparison.metric)
+    if difference.clears:
         return styled("[green]B is better[/] by {}: its interval lies above 0.", name)
-    if each.high < 0:
+    if difference.high < 0:
         return styled("[red]B is worse[/] by {}: its interval lies below 0.", name)
     return styled("[yellow]No difference shown[/] by {}: the interval holds 0. More rows would narrow it.", name)
 
 
-def _costs(output: Output, found: "ProgramComparison") -> None:
-    output.print(f"\nA  {cost(found.first.usage, found.first.seconds)}")
-    output.print(f"B  {cost(found.second.usage, found.second.seconds)}")
-    if (difference := found.cost_difference) is None:
+def _costs(output: Output, comparison: "ProgramComparison") -> None:
+    output.print(f"\nA  {usage_line(comparison.first.usage, comparison.first.seconds)}")
+    output.print(f"B  {usage_line(comparison.second.usage, comparison.second.seconds)}")
+    if (difference := comparison.cost_difference) is None:
         return
     output.print(
         f"B - A  {difference['lm_calls']:+,} LM calls, {difference['input_tokens']:+,} tokens read, "
         f"{difference['output_tokens']:+,} written, {difference['seconds']:+.1f} s"
         + (f", {difference['cost']:+.4f} $" if difference["cost"] else "")
     )
-    if found.first.usage.cache_hits or found.second.usage.cache_hits:
+    if comparison.first.usage.cache_hits or comparison.second.usage.cache_hits:
         output.print("Answers from the cache cost nothing here, so this is not what the programs cost side by side.")
 
 
-def _changed_rows(output: Output, found: "ProgramComparison", count: int) -> None:
+def _changed_rows(output: Output, comparison: "ProgramComparison", count: int) -> None:
     from rich.text import Text
 
-    changes = found.changes
-    total = len(found.first.evaluation.results)
+    changes = comparison.changes
+    total = len(comparison.first.evaluation.results)
     output.print(styled("\n[bold]{} of {} rows changed[/]", len(changes), total))
     if not changes[:count]:
         return
-    shown = table("row", "B - A", "inputs", "A answers", "B answers", "expected", numbers=("row", "B - A"))
-    for each in changes[:count]:
-        wanted = fields(each.labels) if each.labels else ""
-        cells = (fields(each.first.inputs), answer(each.first, each.labels), answer(each.second, each.labels), wanted)
-        shown.add_row(str(each.row), f"{each.difference:+.1f}", *(Text(cell) for cell in cells))
-    output.print(shown)
+    listed = table("row", "B - A", "inputs", "A answers", "B answers", "expected", numbers=("row", "B - A"))
+    for change in changes[:count]:
+        expected = fields_text(change.labels) if change.labels else ""
+        answers = (answer_text(result, change.labels) for result in (change.first, change.second))
+        cells = (fields_text(change.first.inputs), *answers, expected)
+        listed.add_row(str(change.row), f"{change.difference:+.1f}", *(Text(cell) for cell in cells))
+    output.print(listed)
 
 
 def _change(change: Any) -> dict[str, Any]:

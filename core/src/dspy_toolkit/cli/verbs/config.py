@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.tables import table
 
 __all__ = ["add_to"]
 
@@ -25,8 +26,6 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Print every setting with its source: default, file and line, variable, or argument."""
         with edge(as_json) as output:
-            from rich.table import Table
-
             from dspy_toolkit.settings import DSPyConfig
 
             config = DSPyConfig(config_file=file)
@@ -37,9 +36,7 @@ def add_to(app: typer.Typer) -> None:
                     "settings": {s.key: {"value": s.value, "source": s.source} for s in settings},
                 }
             )
-            table = Table(box=None, header_style="bold", pad_edge=False)
-            for column in ("setting", "value", "from"):
-                table.add_column(column, overflow="fold")
+            listing = table("setting", "value", "from")
             for setting in settings:
-                table.add_row(setting.key, str(setting.value), setting.source)
-            output.print(table)
+                listing.add_row(setting.key, str(setting.value), setting.source)
+            output.print(listing)

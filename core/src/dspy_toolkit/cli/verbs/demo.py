@@ -25,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
         Optimizes lora/hyperparameters with SmolLM2-135M, from baseline to stored program. Minutes on two cores.
         """
         with edge(as_json) as output:
-            from dspy_toolkit.cli.verbs.optimize import result_document, run_optimization, score_lines
+            from dspy_toolkit.cli.optimization import result_document, run_optimization, score_lines
             from dspy_toolkit.framework.framework import DSPyFramework
 
             framework = DSPyFramework()
@@ -33,12 +33,10 @@ def add_to(app: typer.Typer) -> None:
             _introduce(output, framework, task)
             result, version = run_optimization(output, framework, TASK, model=MODEL, optimizer="bootstrap", seed=seed)
             inputs = dict(task.example_inputs())
-            before = framework.bind(task.program(), model=MODEL)(**inputs)
-            after = framework.load(TASK, version.name, model=MODEL)(**inputs)
-            proposals = {"before": dict(task.files(inputs, before)), "after": dict(task.files(inputs, after))}
-            output.document(
-                {**result_document(framework, MODEL, result, version), "example": {"inputs": inputs, **proposals}}
-            )
+            baseline = framework.bind(task.program(), model=MODEL)(**inputs)
+            optimized = framework.load(TASK, version.name, model=MODEL)(**inputs)
+            proposals = {"before": dict(task.files(inputs, baseline)), "after": dict(task.files(inputs, optimized))}
+            output.document({**result_document(framework, result, version), "example": {"inputs": inputs, **proposals}})
             _conclude(output, result, version, inputs, proposals, score_lines(result))
 
 
@@ -72,17 +70,17 @@ def _conclude(output: Output, result: Any, version: Any, inputs: Any, proposals:
         output.print(styled("  [bold]{}[/]\n      {}", command, what))
 
 
-def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> Any:
+def _difference(baseline: Mapping[str, str], optimized: Mapping[str, str]) -> Any:
     """The first file whole, as a unified diff."""
     from difflib import unified_diff
 
     from rich.text import Text
 
-    name = next(iter(before))
-    old, new = before[name].splitlines(), after[name].splitlines()
+    name = next(iter(baseline))
+    old, new = baseline[name].splitlines(), optimized[name].splitlines()
     lines = list(unified_diff(old, new, name, name, lineterm="", n=max(len(old), len(new))))
     if not lines:
         return Text("\n".join([f"{name}: the same before and after", *(f"  {line}" for line in new)]))
     colours = {"-": "red", "+": "green"}
-    shown = [Text(name, style="bold"), *(Text(f" {line}", style=colours.get(line[:1], "")) for line in lines[3:])]
-    return Text("\n").join(shown)
+    drawn = [Text(name, style="bold"), *(Text(f" {line}", style=colours.get(line[:1], "")) for line in lines[3:])]
+    return Text("\n").join(drawn)

@@ -12,6 +12,7 @@ import typer
 
 from dspy_toolkit.cli.edge import Json, edge
 from dspy_toolkit.cli.output import styled
+from dspy_toolkit.cli.tables import table
 
 __all__ = ["add_to"]
 
@@ -25,19 +26,15 @@ def add_to(app: typer.Typer) -> None:
         Exit code 1 if something is wrong.
         """
         with edge(as_json) as output:
-            from rich.table import Table
-
             checks = list(_checks())
             output.document(
                 {"ok": all(check.ok for check in checks), "checks": [dataclasses.asdict(c) for c in checks]}
             )
-            table = Table(box=None, header_style="bold", pad_edge=False)
-            for column in ("", "check", "found", "what to do"):
-                table.add_column(column, overflow="fold")
+            listing = table("", "check", "found", "what to do")
             for check in checks:
                 state = styled("[green]ok[/]" if check.ok else "[red]no[/]")
-                table.add_row(state, check.name, check.detail, check.remedy)
-            output.print(table)
+                listing.add_row(state, check.name, check.detail, check.remedy)
+            output.print(listing)
             if not all(check.ok for check in checks):
                 raise typer.Exit(1)
 

@@ -5,32 +5,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspy_toolkit.cli.edge import Json, edge
-from dspy_toolkit.cli.measuring import (
+from dspy_toolkit.cli.edge import Json, edge, showing_partial
+from dspy_toolkit.cli.evaluation import (
+    error_document,
+    print_confusions,
+    print_errors,
+    print_headline,
+    print_lowest,
+    print_scores,
+    usage_line,
+)
+from dspy_toolkit.cli.files import allow_own_code, save_jsonl, save_text
+from dspy_toolkit.cli.options import (
     Data,
     Html,
     MaxErrors,
     Metrics,
     Model,
+    Plain,
     Repeats,
     Rows,
     Save,
     Seed,
     SetOption,
     Threads,
-    confusions,
-    cost,
-    errors,
-    failure,
-    headline,
-    lowest,
-    partial_kept,
-    save_jsonl,
-    save_text,
-    scores,
 )
 from dspy_toolkit.cli.output import Output
-from dspy_toolkit.cli.values import own_code
 
 if TYPE_CHECKING:
     from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
@@ -52,7 +52,7 @@ def add_to(app: typer.Typer) -> None:
         rows: Rows = None,
         metric: Metrics = None,
         model: Model = None,
-        plain: Annotated[bool, typer.Option("--plain", help="The program as it was before optimization.")] = False,
+        plain: Plain = False,
         repeats: Repeats = 1,
         threads: Threads = None,
         seed: Seed = None,
@@ -71,7 +71,7 @@ def add_to(app: typer.Typer) -> None:
                 from dspy_toolkit.report import check_plots
 
                 check_plots()  # before the work is done, not after
-            own_code(name, *(metric or ()))
+            allow_own_code(name, *(metric or ()))
             from dspy_toolkit.cli.progress import RunProgress
             from dspy_toolkit.framework.framework import DSPyFramework
             from dspy_toolkit.settings import DSPyConfig
@@ -82,7 +82,7 @@ def add_to(app: typer.Typer) -> None:
                 show_evaluation(output, measured, worst, error)
                 _write(output, measured, save, html)
 
-            with partial_kept(show):
+            with showing_partial(show):
                 with RunProgress(output) as progress:
                     measured = framework.evaluate(
                         f"{name}@plain" if plain else name, data, metric, set=set_, rows=rows, model=model,
@@ -104,18 +104,18 @@ def show_evaluation(output: Output, measured: "ProgramEvaluation", worst: int, e
     output.document(document(measured, worst, error))
     for note in measured.rows.notes:
         output.note(note)
-    headline(output, measured)
-    scores(output, measured)
-    output.print(cost(measured.usage, measured.seconds))
-    errors(output, measured)
-    confusions(output, measured.confusions)
-    lowest(output, measured, worst)
+    print_headline(output, measured)
+    print_scores(output, measured)
+    output.print(usage_line(measured.usage, measured.seconds))
+    print_errors(output, measured)
+    print_confusions(output, measured.confusions)
+    print_lowest(output, measured, worst)
 
 
 def document(measured: "ProgramEvaluation", worst: int, error: Exception | None) -> dict[str, Any]:
     """The JSON of an evaluation; `error` where it was stopped."""
     rows = [{**result.to_dict(), "labels": _labels(measured, result.row)} for result in measured.lowest(worst)]
-    return {**measured.to_dict(), "lowest": rows, **failure(error)}
+    return {**measured.to_dict(), "lowest": rows, **error_document(error)}
 
 
 def _labels(measured: "ProgramEvaluation", row: int) -> Any:

@@ -1,11 +1,18 @@
 """`dspy-toolkit plugins`: what is installed, what it adds, and what is wrong with it."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
 from dspy_toolkit.cli.output import styled
+from dspy_toolkit.cli.tables import table
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from dspy_toolkit.plugins import PluginRecord
 
 __all__ = ["add_to"]
 
@@ -19,18 +26,14 @@ def add_to(app: typer.Typer) -> None:
 
             records = PluginManager().check()
             output.document({"plugins": [dataclasses.asdict(record) for record in records]})
-            output.print(_table(records))
+            listing = table("project", "distribution", "version", "hooks", "state")
+            for record in records:
+                hooks = ", ".join(hook.removeprefix("toolkit_") for hook in record.hooks)
+                listing.add_row(record.name, record.distribution, record.version, hooks, _state(record))
+            output.print(listing)
 
 
-def _table(records):
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("project", "distribution", "version", "hooks", "state"):
-        table.add_column(column, overflow="fold")
-    for record in records:
-        bad = "blocked" if record.blocked else styled("[red]{}[/]", record.error) if record.error else None
-        state = bad or styled("[green]ok[/]")
-        hooks = ", ".join(hook.removeprefix("toolkit_") for hook in record.hooks)
-        table.add_row(record.name, record.distribution, record.version, hooks, state)
-    return table
+def _state(record: "PluginRecord") -> "Text | str":
+    if record.blocked:
+        return "blocked"
+    return styled("[red]{}[/]", record.error) if record.error else styled("[green]ok[/]")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.files import allow_own_code, read_inputs
+from dspy_toolkit.cli.options import Model, Plain, pairs
 from dspy_toolkit.cli.output import styled
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ def add_to(app: typer.Typer) -> None:
             list[str] | None, typer.Option("--input", "-i", metavar="FIELD=VALUE", help="An input; repeatable.")
         ] = None,
         file: Annotated[Path | None, typer.Option("--inputs", help="JSON file with the inputs; - reads stdin.")] = None,
-        model: Annotated[str | None, typer.Option(help="Model string or profile name.")] = None,
-        plain: Annotated[bool, typer.Option("--plain", help="The program as it was before optimization.")] = False,
+        model: Model = None,
+        plain: Plain = False,
         write: Annotated[
             Path | None, typer.Option(metavar="FOLDER", help="Write the files the prediction makes into this folder.")
         ] = None,
@@ -40,33 +42,31 @@ def add_to(app: typer.Typer) -> None:
         The optimized program is used if there is one, else the plain one, and which it was is said.
         """
         with edge(as_json) as output:
-            from dspy_toolkit.cli.values import own_code, read_inputs
-
-            own_code(name)
-            given = read_inputs(inputs, file)
+            allow_own_code(name)
+            values = {**read_inputs(file), **pairs("--input", inputs)}
             from dspy_toolkit.framework.framework import DSPyFramework
 
             framework = DSPyFramework()
             target = framework.target(name, plain=plain)
-            values = _typed(given, target)
+            values = _typed(values, target)
             program = framework.bind(target.module, model=model or framework.config.project(target.project).model)
             prediction = program(**values)
             files = dict(target.task.files(values, prediction)) if target.task else {}
             written = _write(files, write) if write is not None else []
-            shown = _plain(prediction)
+            fields = _plain(prediction)
             output.document(
                 {
                     "task": target.name,
                     "version": target.version,
                     "model": program.lm.model,
                     "inputs": values,
-                    "prediction": shown,
+                    "prediction": fields,
                     "files": files,
                     "written": written,
                 }
             )
             output.note(f"{target.name} {target.version or '(not optimized)'} with {program.lm.model}")
-            for field, value in shown.items():
+            for field, value in fields.items():
                 output.print(styled("[bold]{}[/]", field))
                 output.print(value)
             if write is None:
@@ -77,18 +77,18 @@ def add_to(app: typer.Typer) -> None:
                 output.print(f"wrote {path}")
 
 
-def _typed(given: dict[str, Any], target: "Target") -> dict[str, Any]:
+def _typed(texts: dict[str, Any], target: "Target") -> dict[str, Any]:
     """Inputs as the program's fields have them; words from the command line become numbers where the field says so."""
     from pydantic import TypeAdapter, ValidationError
 
     from dspy_toolkit.errors import DataError, UnknownNameError
     from dspy_toolkit.programs.inspect import input_fields, signatures_of
 
-    if not given and target.task is not None:
+    if not texts and target.task is not None:
         return dict(target.task.example_inputs())
     program = target.plain()
     names = input_fields(program)
-    for name in given:
+    for name in texts:
         if name not in names:
             raise UnknownNameError(f"input field of {target.name}", name, names)
     annotations: dict[str, Any] = {}
@@ -96,12 +96,12 @@ def _typed(given: dict[str, Any], target: "Target") -> dict[str, Any]:
         annotations |= {name: field.annotation for name, field in signature.input_fields.items()}
     typed = {}
     for name in names:
-        if name not in given:
+        if name not in texts:
             raise DataError(f"{target.name} needs the input {name!r}. Give it with --input {name}=...")
         try:
-            typed[name] = TypeAdapter(annotations.get(name, Any)).validate_python(given[name])
+            typed[name] = TypeAdapter(annotations.get(name, Any)).validate_python(texts[name])
         except ValidationError as error:
-            raise DataError(f"The input {name}={given[name]!r} is not valid: {error.errors()[0]['msg']}.") from error
+            raise DataError(f"The input {name}={texts[name]!r} is not valid: {error.errors()[0]['msg']}.") from error
     return typed
 
 

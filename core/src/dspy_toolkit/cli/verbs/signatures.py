@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
-from dspy_toolkit.cli.output import styled
+from dspy_toolkit.cli.output import Output, styled
+from dspy_toolkit.cli.tables import table
 
 __all__ = ["add_to"]
 
@@ -19,35 +20,40 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """List the signatures of all plugins, or show one."""
         with edge(as_json) as output:
-            from rich.table import Table
+            if name is None:
+                _list(output, project)
+            else:
+                _show(output, name)
 
-            from dspy_toolkit.errors import UnknownNameError
-            from dspy_toolkit.plugins import PluginManager
-            from dspy_toolkit.types import SignatureEntry, resolve
 
-            plugins = PluginManager()
-            table = Table(box=None, header_style="bold", pad_edge=False)
-            if name is not None:
-                found = plugins.get(SignatureEntry, name)
-                fields = _fields(resolve(found.entry.signature))
-                summary = found.entry.summary
-                output.document({"name": found.qualified_name, "summary": summary, "fields": fields})
-                for column in ("field", "role", "type", "description"):
-                    table.add_column(column, overflow="fold")
-                for field in fields:
-                    table.add_row(*field.values())
-                output.print(styled("[bold]{}[/]: {}", found.qualified_name, summary), table)
-                return
-            everything = plugins.entries(SignatureEntry).values()
-            listed = [found for found in everything if project in (None, found.project)]
-            if not listed and project is not None:
-                raise UnknownNameError("project with signatures", project, {found.project for found in everything})
-            output.document({"signatures": [{"name": f.qualified_name, "summary": f.entry.summary} for f in listed]})
-            for column in ("signature", "summary"):
-                table.add_column(column, overflow="fold")
-            for found in listed:
-                table.add_row(found.qualified_name, found.entry.summary)
-            output.print(table)
+def _list(output: Output, project: str | None) -> None:
+    from dspy_toolkit.errors import UnknownNameError
+    from dspy_toolkit.plugins import PluginManager
+    from dspy_toolkit.types import SignatureEntry
+
+    installed = PluginManager().entries(SignatureEntry).values()
+    selected = [entry for entry in installed if project in (None, entry.project)]
+    if not selected and project is not None:
+        raise UnknownNameError("project with signatures", project, {entry.project for entry in installed})
+    rows = [{"name": signature.qualified_name, "summary": signature.entry.summary} for signature in selected]
+    output.document({"signatures": rows})
+    listing = table("signature", "summary")
+    for row in rows:
+        listing.add_row(*row.values())
+    output.print(listing)
+
+
+def _show(output: Output, name: str) -> None:
+    from dspy_toolkit.plugins import PluginManager
+    from dspy_toolkit.types import SignatureEntry, resolve
+
+    signature = PluginManager().get(SignatureEntry, name)
+    summary, fields = signature.entry.summary, _fields(resolve(signature.entry.signature))
+    output.document({"name": signature.qualified_name, "summary": summary, "fields": fields})
+    listing = table("field", "role", "type", "description")
+    for field in fields:
+        listing.add_row(*field.values())
+    output.print(styled("[bold]{}[/]: {}", signature.qualified_name, summary), listing)
 
 
 def _fields(signature: Any) -> list[dict[str, str]]:

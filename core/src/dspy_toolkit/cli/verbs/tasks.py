@@ -1,10 +1,15 @@
 """`dspy-toolkit tasks`: what can be optimized and run by name."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dspy_toolkit.cli.edge import Json, edge
+from dspy_toolkit.cli.output import Output
+from dspy_toolkit.cli.tables import table
+
+if TYPE_CHECKING:
+    from dspy_toolkit.plugins import PluginManager
 
 __all__ = ["add_to"]
 
@@ -17,41 +22,40 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """List the tasks of all plugins, or show one."""
         with edge(as_json) as output:
-            from rich.table import Table
-
-            from dspy_toolkit.plugins import PluginManager
-            from dspy_toolkit.types import TaskEntry
-
-            plugins = PluginManager()
-            table = Table(box=None, header_style="bold", pad_edge=False)
-            if name is not None:
-                shown = _one(plugins, name)
-                output.document(shown)
-                for column in ("", name):
-                    table.add_column(column, overflow="fold")
-                for key, value in shown.items():
-                    table.add_row(
-                        key, ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-                    )
-                output.print(table)
-                return
-            found = plugins.entries(TaskEntry).values()
-            output.document(
-                {
-                    "tasks": [
-                        {"name": f.qualified_name, "summary": f.entry.summary, "distribution": f.distribution}
-                        for f in found
-                    ]
-                }
-            )
-            for column in ("task", "summary", "from"):
-                table.add_column(column, overflow="fold")
-            for one in found:
-                table.add_row(one.qualified_name, one.entry.summary, one.distribution)
-            output.print(table)
+            if name is None:
+                _list(output)
+            else:
+                _show(output, name)
 
 
-def _one(plugins: Any, name: str) -> dict[str, Any]:
+def _list(output: Output) -> None:
+    from dspy_toolkit.plugins import PluginManager
+    from dspy_toolkit.types import TaskEntry
+
+    rows = [
+        {"name": task.qualified_name, "summary": task.entry.summary, "distribution": task.distribution}
+        for task in PluginManager().entries(TaskEntry).values()
+    ]
+    output.document({"tasks": rows})
+    listing = table("task", "summary", "from")
+    for row in rows:
+        listing.add_row(*row.values())
+    output.print(listing)
+
+
+def _show(output: Output, name: str) -> None:
+    from dspy_toolkit.plugins import PluginManager
+
+    facts = _facts(PluginManager(), name)
+    output.document(facts)
+    listing = table("", name)
+    for key, value in facts.items():
+        text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        listing.add_row(key, text)
+    output.print(listing)
+
+
+def _facts(plugins: "PluginManager", name: str) -> dict[str, Any]:
     from dspy_toolkit.programs.inspect import input_fields
     from dspy_toolkit.programs.task import Task
     from dspy_toolkit.signatures.fingerprints import fingerprint

@@ -7,6 +7,7 @@ import typer
 
 from dspy_toolkit.cli.edge import Json, edge
 from dspy_toolkit.cli.output import styled
+from dspy_toolkit.cli.tables import table
 
 __all__ = ["add_to"]
 
@@ -28,8 +29,6 @@ def add_to(app: typer.Typer) -> None:
         Looks at descriptions, types, clashing names and grammars. Exit code 1 if there are errors.
         """
         with edge(as_json) as output:
-            from rich.table import Table
-
             from dspy_toolkit.signatures.validation import validate as check
 
             rows = []
@@ -46,16 +45,14 @@ def add_to(app: typer.Typer) -> None:
                 for name, report in rows
             ]
             output.document({"ok": all(report.ok for _, report in rows), "validated": document})
-            table = Table(box=None, header_style="bold", pad_edge=False)
-            for column in ("name", "fingerprint", "", "field", "finding", "what to do"):
-                table.add_column(column, overflow="fold")
+            listing = table("name", "fingerprint", "", "field", "finding", "what to do")
             for name, report in rows:
                 first = (name, report.fingerprint)
                 if not report.findings:
-                    table.add_row(*first, styled("[green]ok[/]"))
+                    listing.add_row(*first, styled("[green]ok[/]"))
                 for finding in report.findings:
                     colour = "red" if finding.severity == "error" else "yellow"
-                    table.add_row(
+                    listing.add_row(
                         *first,
                         styled(f"[{colour}]{{}}[/]", finding.severity),
                         finding.field,
@@ -63,7 +60,7 @@ def add_to(app: typer.Typer) -> None:
                         finding.remedy,
                     )
                     first = ("", "")
-            output.print(table)
+            output.print(listing)
             if not all(report.ok for _, report in rows):
                 raise typer.Exit(1)
 
