@@ -103,7 +103,7 @@ def run(plugins, lm, name, *, parameters=None, rows=None, metric=None, data=ROWS
     program = options.pop("program", PROGRAM)
     return optimized(
         program,
-        data=prepare(split(data), program, rows=rows),
+        data=options.pop("splits", None) or prepare(split(data), program, rows=rows),
         metric=metric or ExactMatch(),
         optimizer=optimizer_of(plugins, name),
         optimizer_name=name,

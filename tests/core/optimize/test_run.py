@@ -199,7 +199,7 @@ def test_labelled_demonstrations_alone(plugin_manager):
 
 
 def test_labelled_demonstrations_need_labels(plugin_manager):
-    with pytest.raises(OptimizationError, match=r"do not have every output field.*use 'bootstrap'"):
+    with pytest.raises(OptimizationError, match=r"have no output field of the program.*use 'bootstrap'"):
         labelled(plugin_manager, ScriptedLM(learner), rows=[{"question": f"q{n}", "label": f"a{n}"} for n in range(9)])
 
 

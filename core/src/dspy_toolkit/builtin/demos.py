@@ -31,8 +31,7 @@ MaxLabeled = Annotated[
     int,
     Field(
         ge=0,
-        description="Demonstrations in all, at most: filled up with training rows as they are, if those have all "
-        "output fields.",
+        description="Demonstrations in all, at most: filled up with training rows as they are, if those have labels.",
     ),
 ]
 MaxRounds = Annotated[
@@ -73,17 +72,20 @@ def demo_limits(job: OptimizerJob, params: Any) -> dict[str, Any]:
 
 
 def has_labels(program: dspy.Module, rows: Any) -> bool:
-    """Whether rows can be demonstrations as they are: they have every output field of every predictor."""
+    """Whether rows can be demonstrations as they are: some of them have some output field of a predictor.
+
+    As for DSPy, a demonstration may be incomplete: its prompt says which fields are not supplied.
+    """
     outputs = {name for signature in signatures_of(program).values() for name in signature.output_fields}
-    return all(outputs <= set(row.keys()) for row in rows)
+    return any(outputs & set(row.keys()) for row in rows)
 
 
 def check_labelled(job: OptimizerJob, optimizer: str) -> None:
     """Raise OptimizationError if the training rows cannot be demonstrations as they are."""
     if not has_labels(job.program, job.train):
         raise OptimizationError(
-            f"The optimizer {optimizer!r} shows training rows as they are, and these do not have every output field of "
-            "the program. Label them, or use 'bootstrap', which makes the missing fields."
+            f"The optimizer {optimizer!r} shows training rows as they are, and these have no output field of the "
+            "program. Label them, or use 'bootstrap', which makes the missing fields."
         )
 
 

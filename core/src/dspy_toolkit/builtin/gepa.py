@@ -9,7 +9,7 @@ from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
 from pydantic import Field
 
 from dspy_toolkit.builtin.search import Search, second_lm, stripped, uncompiled
-from dspy_toolkit.errors import OptimizationError
+from dspy_toolkit.errors import MetricError, OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.lm.meter import Ended
 from dspy_toolkit.optimize.feedback import gives_feedback
@@ -169,16 +169,24 @@ class _FeedbackRequired:
 
     def __init__(self, job: OptimizerJob):
         self._job = job
-        self._silent = 0
+        self._silent = self._failed = 0
         self._gave_feedback = False
 
     def __call__(self, gold: Any, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Any:
-        score = self._job.metric(gold, pred, trace, pred_name, pred_trace)
-        if pred_name is not None and not self._gave_feedback:
-            self._gave_feedback = bool(score.feedback.strip())
-            self._silent += not self._gave_feedback and score.score < 1
-            if self._silent >= _MAX_SILENT:
-                raise Ended(_no_feedback(self._job))
+        try:
+            score = self._job.metric(gold, pred, trace, pred_name, pred_trace)
+        except MetricError as error:
+            self._failed += pred_name is not None
+            if self._failed >= _MAX_SILENT and not self._gave_feedback:
+                raise Ended(OptimizationError(f"The metric fails whenever GEPA asks for feedback: {error}")) from error
+            raise
+        if pred_name is None or score.feedback.strip():
+            self._gave_feedback = self._gave_feedback or pred_name is not None
+            return score
+        self._silent += score.score < 1
+        if not self._gave_feedback and self._silent >= _MAX_SILENT:
+            raise Ended(_no_feedback(self._job))
+        score.feedback = None  # GEPA then tells the score
         return score
 
 

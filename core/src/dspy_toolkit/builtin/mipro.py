@@ -9,7 +9,7 @@ import dspy
 from dspy.teleprompt.mipro_optimizer_v2 import AUTO_RUN_SETTINGS, MIN_MINIBATCH_SIZE
 from pydantic import Field
 
-from dspy_toolkit.builtin.demos import MaxLabeled, Threshold, demo_limits
+from dspy_toolkit.builtin.demos import MaxLabeled, Threshold, numbers_that_fit
 from dspy_toolkit.builtin.search import NO_LIMIT, PromptModel, Search, Temperature, second_lm, stripped, uncompiled
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.job import OptimizerJob
@@ -71,7 +71,7 @@ class Mipro(Optimizer):
             raise OptimizationError("MIPROv2 needs optuna; install it with: pip install 'dspy[optuna]'") from error
 
     def forecast(self, job: OptimizerJob, scores: TrainingScores, params: Params) -> Forecast:
-        limits = demo_limits(job, params)
+        limits = _demo_limits(job, params)
         target, labelled = limits["max_bootstrapped_demos"], min(limits["max_labeled_demos"], len(job.train))
         no_demos = not target and not labelled
         trials, rows, size = _trials(job, params, demos=not no_demos)
@@ -100,7 +100,7 @@ class Mipro(Optimizer):
         return Forecast(work=(making, *_proposals(job, params, instructions), searching), final=Final(demos=demos))
 
     def compile(self, job: OptimizerJob, params: Params) -> dspy.Module:
-        validation, limits = list(job.validation), demo_limits(job, params)
+        validation, limits = list(job.validation), _demo_limits(job, params)
         trials, rows, size = _trials(job, params, demos=any(limits.values()))
         total = rows * (trials + 1)
         if size is not None:
@@ -135,6 +135,13 @@ class Mipro(Optimizer):
                 fewshot_aware_proposer=params.fewshot_aware_proposer,
             )
             return stripped(program)
+
+
+def _demo_limits(job: OptimizerJob, params: Mipro.Params) -> dict[str, Any]:
+    """Not less where rows have no labels, which would shift which sets DSPy makes with which seeds."""
+    return numbers_that_fit(
+        job, max_bootstrapped_demos=params.max_bootstrapped_demos, max_labeled_demos=params.max_labeled_demos
+    )
 
 
 def _proposals(job: OptimizerJob, params: Mipro.Params, instructions: int) -> Iterator[Work]:

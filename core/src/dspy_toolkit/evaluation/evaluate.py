@@ -100,7 +100,7 @@ def evaluate(
         metric.check(rows)
     stage = controls.stage or RunStage.recorded(Recorder(None), controls.on_event, controls.stop)
     evaluation = _Running(rows, named, stage, controls.max_errors, seed)
-    settings = {"trace": None, "disable_history": True, **({} if adapter is None else {"adapter": adapter})}
+    settings = {"disable_history": True, **({} if adapter is None else {"adapter": adapter})}
     with dspy.context(**settings), stage.meter.watching(lm, program) as cheap, quiet():
         call = stage.meter.row_cost if cheap else _direct
         work = [_Row(number, example, program, named, call) for number, example in enumerate(rows, start=1)]
@@ -213,6 +213,11 @@ class _Row:
     call: Callable[[Callable[[], dspy.Prediction]], dspy.Prediction]
 
     def __call__(self) -> RowResult:
+        # Modules such as BestOfN extend the trace, so it is a list; a row's own, which no other thread changes.
+        with dspy.context(trace=[]):
+            return self._result()
+
+    def _result(self) -> RowResult:
         started = time.perf_counter()
         inputs = dict(self.example.inputs().items())
         prediction = None

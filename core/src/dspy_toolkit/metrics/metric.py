@@ -75,6 +75,8 @@ class Metric:
         self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
     ) -> Score:
         """Raises MetricError, with the metric, the row and the value, when the function raises or returns no score."""
+        if pred_name is not None and self._arity == 3:
+            trace = None  # it would take GEPA, which wants feedback, for bootstrapping, which wants a bool
         arguments = (gold, pred, trace, pred_name, pred_trace)[: self._arity]
         try:
             returned = self._function(*arguments)

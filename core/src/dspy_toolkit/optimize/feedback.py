@@ -1,6 +1,6 @@
 """Whether a metric gives feedback, determined without an LM call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -18,7 +18,8 @@ def gives_feedback(metric: Metric, rows: Sequence[dspy.Example], program: dspy.M
 
     Predictions hold the labels of other rows, or, where rows have none or all the same, made-up text and numbers. It
     cannot tell where outputs are neither (an experiment's configuration is not made up: the metric might run it),
-    where the metric fails, or where it calls an LM, which is prevented. The metric is called at most twice.
+    where the metric fails, or where it calls an LM, which is prevented. As GEPA does, the metric is also called with
+    the name of each predictor, for which alone it may have feedback.
     """
     if not rows:
         return None
@@ -28,9 +29,20 @@ def gives_feedback(metric: Metric, rows: Sequence[dspy.Example], program: dspy.M
     plain = Metric(metric)  # not the run's recording one: this is no failure of the search
     try:
         with dspy.context(callbacks=[_NoCalls()]):
-            return any(plain.score(rows[0], prediction).feedback.strip() for prediction in predictions)
+            return any(
+                feedback.strip()
+                for prediction in predictions
+                for feedback in _feedback(plain, rows[0], prediction, program)
+            )
     except (MetricError, _LMCalled):
         return None
+
+
+def _feedback(metric: Metric, row: dspy.Example, prediction: dspy.Prediction, program: dspy.Module) -> Iterator[str]:
+    yield metric.score(row, prediction).feedback
+    trace = [(predictor, dict(row.inputs().items()), prediction) for predictor in program.predictors()]
+    for step, (name, _) in zip(trace, program.named_predictors(), strict=True):
+        yield metric.score(row, prediction, trace, name, [step]).feedback
 
 
 def _labels(rows: Sequence[dspy.Example], program: dspy.Module) -> list[dspy.Prediction]:

@@ -98,7 +98,7 @@ def calibrate(job: OptimizerJob, adapter: dspy.Adapter | None, *, demos: int = 0
     random.Random(job.seed).shuffle(rows)
     started = time.perf_counter()
     meter = Meter(job.stop, on_call=_record_call)
-    settings = {"trace": None, "disable_history": True, **({} if adapter is None else {"adapter": adapter})}
+    settings = {"trace": [], "disable_history": True, **({} if adapter is None else {"adapter": adapter})}
     try:
         with dspy.context(lm=job.lm, **settings), meter.counting(), quiet():
             # Half of the time is reserved for the rows with demonstrations, whose prompts are longer.
