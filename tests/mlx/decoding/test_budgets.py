@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
 from dspy_toolkit.grammar import AnswerField, AnswerGrammar, MaxTokens, compile_chat, compile_json
-from dspy_toolkit_mlx.decoding.grammar import FieldClock
+from dspy_toolkit_mlx.decoding.fields import FieldClock
 from dspy_toolkit_mlx.engine.asynchronous import AsyncMLXEngine
 from dspy_toolkit_mlx.engine.engine import MLXEngine
 from dspy_toolkit_mlx.engine.options import EngineOptions

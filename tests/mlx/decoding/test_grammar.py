@@ -1,14 +1,18 @@
 """Grammars followed with no model at all: every token is drawn at random from the mask."""
 
+import itertools
 import json
 import random
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llguidance.hf import from_tokenizer
 
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit.grammar import AnswerGrammar
+from dspy_toolkit_mlx.decoding.fields import Repetition
 from dspy_toolkit_mlx.decoding.grammar import OVERRUN, GrammarSource, GrammarStore
 
 
@@ -126,3 +130,74 @@ def test_compiled_grammars_are_shared_but_not_their_state(store):
     previous = allowed(store, two)
     one.advance(previous[0], 50)
     assert allowed(store, two) == previous
+
+
+@settings(max_examples=30, deadline=None)
+@given(names=st.lists(st.text("abcxyz", min_size=1, max_size=6), min_size=2, max_size=6, unique=True), data=st.data())
+def test_properties_are_written_in_the_order_of_the_schema(store, names, data):
+    kinds = st.sampled_from([{"type": "boolean"}, {"type": "string", "maxLength": 3}, {"enum": ["x", "y"]}])
+    inner = {"type": "object", "properties": {name: data.draw(kinds) for name in names}, "required": names[::-1]}
+    inner["additionalProperties"] = False
+    schema = {**inner, "properties": {**inner["properties"], "nested": inner}, "required": ["nested", *names]}
+    value = json.loads(walk(store, GrammarSource.json_schema(schema), 600, 1)[0])
+    assert list(value) == [*names, "nested"]
+    assert list(value["nested"]) == names
+
+
+def required(count):
+    return {f"p{i}": {"type": "boolean"} for i in range(count)}
+
+
+@pytest.mark.parametrize("budget", [5, 20, 60])
+@pytest.mark.parametrize(
+    "properties",
+    [required(60), {"mail": {"type": "string", "pattern": "^[a-z]+@[a-z]+[.]com$"}}, {"code": {"pattern": "^x{900}$"}}],
+    ids=["many", "pattern", "endless"],
+)
+def test_an_answer_ends_or_is_cut_near_max_tokens(store, properties, budget):
+    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    for seed in range(6):
+        text, guide, tokens = walk(store, GrammarSource.json_schema(schema), budget, seed)
+        assert len(tokens) <= budget + OVERRUN
+        if guide.complete:
+            assert set(json.loads(text)) == set(properties)
+        else:
+            assert guide.cut
+            assert len(tokens) <= max(budget, len(guide.start()))
+
+
+def test_a_text_that_repeats_itself_is_closed(store):
+    loop = store.tokenizer.tokenize_str(" The answer is 4, and")
+    guide = store.guide(GrammarSource.of(CHAT))
+    guide.start()
+    ended = store.repetitions_ended
+    for token in store.tokenizer.tokenize_str("So:"):
+        guide.advance(token, 5000)
+    written, turn = [], itertools.cycle(loop)
+    while len(written) < 2000:
+        added = guide.advance(next(turn), 5000)
+        written += added
+        if len(added) > 1:
+            break
+    assert Repetition.TOKENS <= len(written) <= Repetition.TOKENS + 5 * len(loop) + 40
+    assert store.tokenizer.decode_str(written).endswith("\n\n[[ ## b ## ]]\n")
+    assert store.repetitions_ended == ended + 1
+    assert not guide.cut
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.lists(st.integers(0, 5), max_size=60))
+def test_every_loop_is_noticed(loop, introduction):
+    repetition = Repetition()
+    for token in introduction:
+        repetition.push(token)
+    pushed = (repetition.push(token) for token in itertools.islice(itertools.cycle(loop), 400))
+    assert any(pushed)
+
+
+@given(st.integers(0, 10**6))
+def test_a_text_that_changes_is_no_repetition(seed):
+    rng, repetition = random.Random(seed), Repetition()
+    row = [7, 7, 8]  # a table: cells alike, one number that differs
+    for number in range(60):
+        for token in (*row * 3, 100 + number, rng.randrange(20)):
+            assert not repetition.push(token)

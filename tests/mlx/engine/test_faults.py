@@ -155,3 +155,35 @@ def test_the_deterministic_mode_runs_one_row_at_a_time(tiny):
         for ticket in tickets:
             ticket.future.result()
         assert engine.stats()["width_peak"] == 1
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "lfm2"])
+@pytest.mark.parametrize("together", [True, False])
+def test_nan_fails_its_own_request_and_no_other(tiny, tokenizer, kind, together):
+    """The embedding of one token is NaN; the next request in that row's slot gets the same answer as without it."""
+    (bad,) = tokenizer.encode("Ü", add_special_tokens=False)[:1]
+
+    def load():
+        model, tokenizer = tiny.load(kind)()
+        embedding = model.model.embed_tokens
+        plain = type(embedding)
+
+        def call(self, inputs):
+            return mx.where((inputs == bad)[..., None], float("nan"), plain.__call__(self, inputs))
+
+        embedding.__class__ = type("Poisoned", (plain,), {"__call__": call})
+        return model, tokenizer
+
+    def ask_once(text):
+        bias = {"metadata": {"logit_bias": {str(bad): -100}}}
+        return ask(text, max_tokens=8, extensions=None if text == "Ü" else bias)
+
+    texts = [f"question {i} " + "word " * (40 * (i % 2)) for i in range(4)]
+    with MLXEngine(load, name=MODEL, options=EngineOptions(check=True)) as engine:
+        expected = [engine.complete(ask_once(text)).message.parts[0].text for text in texts]
+        running = [engine.submit(ask_once(text)) for text in texts] if together else []
+        for _ in range(3):
+            with pytest.raises(ServerError, match="NaN"):
+                engine.complete(ask_once("Ü"))
+            assert [engine.complete(ask_once(text)).message.parts[0].text for text in texts] == expected
+        assert [ticket.future.result().text for ticket in running] == expected[: len(running)]

@@ -1,3 +1,4 @@
+import importlib
 import json
 import logging
 import re
@@ -12,6 +13,7 @@ import tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
+from mlx_lm import load as mlx_lm_load
 from mlx_lm.utils import load_model, save_model
 
 import dspy_toolkit_mlx.models.resolve as models
@@ -281,6 +283,40 @@ def test_on_a_gpu_a_few_float32_norms_do_not_widen_a_16_bit_model(directory):
     model.set_dtype(mx.float32)
     models._narrow(model)
     assert model(PROMPT).dtype == mx.float32, "a float32 model stays one"
+
+
+def test_on_a_gpu_weights_that_mlx_lm_keeps_in_float32_stay_so():
+    """Router biases and the like: in 16 bits they choose other experts."""
+    mixture = importlib.import_module("mlx_lm.models.glm4_moe")
+    shape = {
+        "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 128,
+        "moe_intermediate_size": 16, "norm_topk_prob": True, "num_attention_heads": 2, "n_group": 1, "head_dim": 16,
+        "topk_group": 1, "n_shared_experts": 1, "n_routed_experts": 4, "routed_scaling_factor": 1.0,
+        "num_experts_per_tok": 2, "first_k_dense_replace": 1, "num_hidden_layers": 2, "num_key_value_heads": 1,
+        "rms_norm_eps": 1e-5, "rope_theta": 1e4, "use_qk_norm": False, "tie_word_embeddings": False,
+        "attention_bias": False, "partial_rotary_factor": 0.5, "rope_scaling": None,
+    }  # fmt: skip
+    model = mixture.Model(mixture.ModelArgs(model_type="glm4_moe", **shape))
+    model.set_dtype(mx.bfloat16)
+    gate = model.model.layers[1].mlp.gate
+    gate.e_score_correction_bias = gate.e_score_correction_bias.astype(mx.float32)
+    model.model.norm.weight = model.model.norm.weight.astype(mx.float32)
+    models._narrow(model)
+    assert gate.e_score_correction_bias.dtype == mx.float32
+    assert model.model.norm.weight.dtype == mx.bfloat16
+
+
+def test_end_tokens_are_those_of_the_generation_configuration(directory):
+    name = resolve_model(f"mlx/{directory}").name
+    assert load(resolve_model(f"mlx/{directory}"))[1].eos_token_ids == {2}
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "do_sample": True}))
+    assert resolve_model(f"mlx/{directory}").name == name, "the same end tokens are the same model"
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 2]}))
+    resolved = resolve_model(f"mlx/{directory}")
+    assert resolved.name != name
+    assert load(resolved)[1].eos_token_ids == mlx_lm_load(str(directory))[1].eos_token_ids == {0, 2}
+    (directory / "generation_config.json").write_text("{")
+    assert resolve_model(f"mlx/{directory}").name == name
 
 
 def test_a_model_too_big_for_memory_is_refused_with_both_numbers(directory, monkeypatch):

@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit.grammar.answer import AnswerField, AnswerGrammar
+from dspy_toolkit_mlx.decoding.fields import FieldClock, Repetition
 from dspy_toolkit_mlx.scheduling.transcript import Call, Channel
 
-__all__ = ["FieldClock", "GrammarSource", "GrammarStore", "LLGuide", "Matcher"]
+__all__ = ["GrammarSource", "GrammarStore", "LLGuide", "Matcher"]
 
 _CLOSERS = (frozenset('"'), frozenset('"]}'), frozenset('"]} \n\t'), frozenset('"]} \n\t,:'))
 _FIRST = frozenset(b'"]} \n\t,:')
-OVERRUN = 256
-"""How many tokens past its budget an answer may take to end well-formed, before it is cut off."""
+OVERRUN = 64
+"""How many tokens past max_tokens an answer may take to end well-formed; one that needs more is cut at max_tokens."""
+OVERRUN_KNOWN = 128
+"""The same beyond a shortest answer that is known: such a grammar is always finished."""
 
 
 class Matcher(Protocol):
@@ -39,10 +42,11 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GrammarSource:
-    """A grammar to compile: Lark text or a JSON schema (as canonical JSON text), and a shortest answer if known.
+    """A grammar to compile: Lark text or a JSON schema (as JSON text), and a shortest answer if known.
 
     `markers`, `quoted` and `fields` are those of `AnswerGrammar`; `fields` is empty where no field has a budget. `end`
-    is what the whole answer ends with, where more could follow instead.
+    is what the whole answer ends with, where more could follow instead. `ends_repetition`: a free text that repeats
+    itself is closed.
     """
 
     kind: str
@@ -52,6 +56,7 @@ class GrammarSource:
     markers: tuple[str, ...] = ()
     end: str = ""
     quoted: bool = False
+    ends_repetition: bool = False
 
     @classmethod
     def of(cls, grammar: AnswerGrammar) -> "GrammarSource":
@@ -63,11 +68,13 @@ class GrammarSource:
             fields=grammar.fields if budgeted else (),
             markers=grammar.markers,
             quoted=grammar.quoted,
+            ends_repetition=True,
         )
 
     @classmethod
     def json_schema(cls, schema: dict[str, Any]) -> "GrammarSource":
-        return cls("json", json.dumps(schema, sort_keys=True, ensure_ascii=False), quoted=True)
+        # In the order of the schema: it is the order in which properties are written.
+        return cls("json", json.dumps(schema, ensure_ascii=False), quoted=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,9 @@ class _Compiled:
     markers: list[list[int]]
     end: list[int]
     reserve: int
+    minimal_known: bool  # whether the reserve is that of a shortest answer
     quoted: bool
+    ends_repetition: bool
 
 
 class GrammarStore:
@@ -96,6 +105,7 @@ class GrammarStore:
         self._lock = threading.Lock()
         self._compiled: OrderedDict[GrammarSource, _Compiled] = OrderedDict()
         self._closers: tuple[NDArray[np.int32], ...] | None = None
+        self.repetitions_ended = 0
 
     def guide(self, source: GrammarSource) -> "LLGuide":
         key = replace(source, fields=())  # budgets are not compiled
@@ -128,7 +138,9 @@ class GrammarStore:
             markers=[self.tokenizer.tokenize_str(text) for text in sorted(source.markers, key=len, reverse=True)],
             end=self.tokenizer.tokenize_str(source.end) if source.end else [],
             reserve=len(self.tokenizer.tokenize_str(source.minimal)) + 4 if source.minimal else 24,
+            minimal_known=source.minimal is not None,
             quoted=source.quoted,
+            ends_repetition=source.ends_repetition,
         )
 
     def closers(self) -> tuple[NDArray[np.int32], ...]:
@@ -150,40 +162,11 @@ class GrammarStore:
         return self._closers
 
 
-class FieldClock:
-    """Tracks which field an answer is in and how many tokens the field has so far."""
-
-    def __init__(self, fields: tuple[AnswerField, ...]):
-        self._openings = [field.opening.encode() for field in fields]
-        self._budgets = [field.tokens for field in fields]
-        self._tail = b""
-        self._spent = 0
-        self.field = -1
-
-    def push(self, token: bytes) -> None:
-        self._tail += token
-        self._spent += 1
-        while self.field + 1 < len(self._openings):
-            opening = self._openings[self.field + 1]
-            _, opened, value = self._tail.partition(opening)
-            if not opened:
-                self._tail = self._tail[1 - len(opening) :] if len(opening) > 1 else b""
-                return
-            self.field += 1
-            self._tail, self._spent = value, int(bool(value))  # a token may include the value's first characters
-        self._tail = b""
-
-    @property
-    def used_up(self) -> bool:
-        budget = self._budgets[self.field] if self.field >= 0 else None
-        return budget is not None and self._spent >= budget
-
-
 class LLGuide:
-    """A sequence's walk through one grammar (a `sequence.Guide`), with three allowances for models:
+    """A sequence's walk through one grammar (a `sequence.Guide`), with four allowances for models:
 
-    *end of text inside a free field closes the field*, *a field whose own budget is used up is closed*, and *when the
-    whole budget runs out, what is open is closed*.
+    *end of text inside a free field closes the field*, *a field whose own budget is used up is closed*, *a free field
+    that repeats itself is closed*, and *when the whole budget runs out, what is open is closed*.
     """
 
     staged = False
@@ -206,6 +189,7 @@ class LLGuide:
         self._bits: NDArray[np.int32] | None = None
         self._rows = range(0)
         self._plain = self._clock is None and not compiled.quoted
+        self._repetition = Repetition() if compiled.ends_repetition else None
         self._closing = False
         self._spent = 0
         self._in_string = False
@@ -281,11 +265,62 @@ class LLGuide:
         if left - len(added) <= max(4, self._compiled.reserve - self._spent) and not self.finished:
             self._closing = True
             added += self._close()
-            if left - len(added) < -OVERRUN and not self.finished:
-                self._ended = self.cut = True
-        elif self._clock is not None and self._clock.used_up:
+            return self._within(added, left)
+        if self._clock is not None and self._clock.used_up:
             added += self._close_field()
+        elif self._repeats(added):
+            self._store.repetitions_ended += 1
+            added += self._end_field(self._field_end())
         return added
+
+    def _within(self, added: list[int], left: int) -> list[int]:
+        """The added tokens; where max_tokens is reached, with a short ending, or cut off if there is none."""
+        if self.finished or left > len(added):
+            return added
+        if self._compiled.minimal_known:
+            ending: list[int] | None = [] if len(added) - left <= self._compiled.reserve + OVERRUN_KNOWN else None
+        else:
+            ending = self._ending(left + OVERRUN - len(added))
+            self._ended = True
+        if ending is not None:
+            return added + ending
+        self._ended = self.cut = True
+        return added[: max(left, 1)]
+
+    def _ending(self, tokens: int) -> list[int] | None:
+        """At most so many tokens that end the answer, the first allowed one where there is a choice; None if more."""
+        ending: list[int] = []
+        bitmask = np.empty((1, self._store.words), dtype=np.int32)
+        while not self.finished and not self._matcher.is_accepting():
+            end = self._way_out()
+            if not end:
+                bitmask[:] = -1
+                self.fill(bitmask, 0)
+                (allowed,) = np.nonzero(np.unpackbits(bitmask.view(np.uint8), bitorder="little"))
+                end = [int(token) for token in allowed[:1] if int(token) not in self._eos]
+            if not end or len(ending) > tokens:
+                return None
+            ending += self._end_field(end)
+        return ending
+
+    def _repeats(self, added: list[int]) -> bool:
+        """Whether the free text that `added` belongs to repeats itself."""
+        if self._repetition is None:
+            return False
+        if len(added) > 1:  # something was forced: no free text
+            self._repetition = Repetition()
+            return False
+        if not self._repetition.push(added[0]) or not self._field_end():
+            return False
+        self._repetition = Repetition()
+        return True
+
+    def _end_field(self, end: list[int]) -> list[int]:
+        """Append tokens that end something, and what they force."""
+        self._matcher.consume_tokens(end)
+        self._check()
+        self._note(end)
+        return [*end, *self._forced()]
 
     @property
     def _field_over(self) -> bool:
@@ -295,10 +330,7 @@ class LLGuide:
         """Append what ends the field whose budget is used up; if that needs sampling, the mask allows only endings."""
         added: list[int] = []
         while not self.finished and len(added) < OVERRUN and self._field_over and (end := self._way_out()):
-            self._matcher.consume_tokens(end)
-            self._check()
-            self._note(end)
-            added += [*end, *self._forced()]
+            added += self._end_field(end)
         return added
 
     def _close(self) -> list[int]:
@@ -306,10 +338,7 @@ class LLGuide:
         added: list[int] = []
         while not self.finished and len(added) < OVERRUN and (end := self._way_out()):
             self.cut = True
-            self._matcher.consume_tokens(end)
-            self._check()
-            self._note(end)
-            added += [*end, *self._forced()]
+            added += self._end_field(end)
         if not self.finished and not self._matcher.is_accepting():
             self.cut = True
         return added

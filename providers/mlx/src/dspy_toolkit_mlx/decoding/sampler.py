@@ -92,7 +92,10 @@ class Sampler:
     def pick(
         self, logits: mx.array, rows: Rows[Sequence], bitmask: NDArray[np.int32] | None = None
     ) -> tuple[mx.array, ...]:
-        """As `choose`, but without waiting: the tokens, and log-probabilities if a row requests them, for `read`."""
+        """As `choose`, but without waiting: what `read` takes, the tokens and log-probabilities if a row requests them.
+
+        The token is -1 for a row whose logits are NaN.
+        """
         options = [row.sampling for row in rows]
         if not self._step_options.matches(options):
             self._step_options = _StepOptions(options)
@@ -112,7 +115,8 @@ class Sampler:
             noise = self._noise(step_options.keys([row.sampled for row in rows]))
             shaped = shaped + noise
             logits = shaped if step_options.hot is None else mx.where(step_options.hot, shaped, logits)
-        tokens = mx.argmax(logits, axis=-1)
+        tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
+        tokens = mx.where(mx.isnan(mx.take_along_axis(raw, tokens[:, None], axis=-1)[:, 0]), -1, tokens)
         return (tokens,) if step_options.logprobs is None else (tokens, *_measure(raw, tokens, step_options.logprobs))
 
     @staticmethod

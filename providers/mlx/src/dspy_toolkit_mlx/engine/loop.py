@@ -294,6 +294,9 @@ class EngineLoop:
             sequence = entry.sequence
             if sequence.first_token is None:
                 sequence.first_token = time.monotonic()
+            if choice.token < 0:
+                self._runner.wipe([index])  # its neighbours' and successors' numbers must not meet these
+                failed[index] = ServerError("The model computed no number (NaN) for this request; no answer is given.")
             if index not in failed:
                 try:
                     sequence.accept(choice)
@@ -360,6 +363,7 @@ class EngineLoop:
         stats.kv_bytes, stats.prefix_bytes = self._runner.nbytes, tree.bytes
         stats.kv_peak_bytes = max(stats.kv_peak_bytes, stats.kv_bytes + tree.bytes)
         stats.prefix_entries, stats.evictions = tree.entries, tree.evictions
+        stats.repetitions_ended = self.intake.repetitions_ended
         stats.active_bytes, stats.peak_bytes = mx.get_active_memory(), mx.get_peak_memory()
 
     def check_integrity(self) -> None:

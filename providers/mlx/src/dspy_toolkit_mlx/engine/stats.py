@@ -17,7 +17,9 @@ class EngineStats:
     or ran (temperature 0); the tokens of such a row are counted once. `forced_computed` are forced tokens that went
     through the model; the rest of `tokens_forced` was never computed. `steps` are forward passes over running rows,
     `prefill_steps` those that only build a prefix. `prefixes_read` were taken from disk, `prefixes_kept` written there.
-    `kv_bytes` are held for running rows, `prefix_bytes` for prefixes; `kv_peak_bytes` is the most of both together.
+    `repetitions_ended` counts free texts that
+    were closed because they repeated themselves. `kv_bytes` are held for running rows, `prefix_bytes` for prefixes;
+    `kv_peak_bytes` is the most of both together.
     """
 
     submitted: int = 0
@@ -54,6 +56,7 @@ class EngineStats:
     guided: int = 0
     guided_closed: int = 0
     guided_unfinished: int = 0
+    repetitions_ended: int = 0
     restarts: int = 0
     width_limit: int = 0
     runner: str = ""

@@ -56,6 +56,11 @@ class Checkpoint:
         return total
 
     @property
+    def end_tokens(self) -> Any:
+        """The ids that end an answer: those of generation_config.json if it has any (as mlx-lm), else config.json's."""
+        return _generation_end_tokens(self.path) or self.config.get("eos_token_id")
+
+    @property
     def number_type(self) -> str:
         """How most of the weights are stored: `q4`, `q8`, `bf16`, `f16`, `f32`."""
         quantization = self._quantization
@@ -97,6 +102,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for shard in shards:
         tensors.update(_read_shard(shard, digest))
     _check_tokenizer(path, digest)
+    end_tokens = _generation_end_tokens(path)
+    if end_tokens and end_tokens != config.get("eos_token_id"):  # answers end elsewhere: another model to a cache
+        digest.update(json.dumps(end_tokens).encode())
     return Checkpoint(path=path, config=config, tensors=tensors, digest=digest.hexdigest())
 
 
@@ -110,6 +118,14 @@ def _json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{file} is not a JSON object. {_complete(file.parent)}")
     return content
+
+
+def _generation_end_tokens(path: Path) -> Any:
+    try:
+        content = json.loads((path / "generation_config.json").read_bytes())
+    except (ValueError, OSError):  # not there, or damaged: mlx-lm passes over it as well
+        return None
+    return content.get("eos_token_id") if isinstance(content, dict) else None
 
 
 def _complete(path: Path) -> str:

@@ -208,7 +208,7 @@ def load(resolved: ResolvedModel) -> "tuple[nn.Module, TokenizerWrapper]":
     from mlx_lm.utils import load_model, load_tokenizer
 
     path = resolved.checkpoint.path
-    tokenizer = load_tokenizer(path, eos_token_ids=resolved.checkpoint.config.get("eos_token_id"))
+    tokenizer = load_tokenizer(path, eos_token_ids=resolved.checkpoint.end_tokens)
     if not tokenizer.has_chat_template:
         raise ModelError(
             f"The model {path} has no chat template, so it cannot take a conversation: it is probably a base model. "
@@ -261,14 +261,21 @@ def _expand(model: "nn.Module") -> None:
 
 def _narrow(model: "nn.Module") -> None:
     """The few float32 weights of a 16-bit or quantized model (norms, in GGUF files) in 16 bits: one of them would make
-    every product after it float32."""
+    every product after it float32. Those that mlx-lm keeps in float32 (router biases, `A_log`) stay so."""
     import mlx.core as mx
-    from mlx.utils import tree_flatten
+    from mlx.utils import tree_flatten, tree_map_with_path
 
-    kinds = {value.dtype for _, value in tree_flatten(model.parameters()) if isinstance(value, mx.array)}
+    parameters: Any = model.parameters()
+    castable: Any = getattr(model, "cast_predicate", lambda name: True)
+    kinds = {value.dtype for _, value in tree_flatten(parameters) if isinstance(value, mx.array)}
     narrow = mx.bfloat16 if mx.bfloat16 in kinds else mx.float16 if mx.float16 in kinds else None
-    if narrow is not None and mx.float32 in kinds:
-        model.set_dtype(narrow)
+    if narrow is None or mx.float32 not in kinds:
+        return
+
+    def cast(name: str, value: Any) -> Any:
+        return value.astype(narrow) if value.dtype == mx.float32 and castable(name) else value
+
+    model.update(tree_map_with_path(cast, parameters))
 
 
 def local_models() -> list[str]:

@@ -107,6 +107,10 @@ class Intake:
         return tuple(sorted({*starts[1:2], *starts[-1:]}))
 
     @property
+    def repetitions_ended(self) -> int:
+        return self._store.repetitions_ended
+
+    @property
     def context_length(self) -> int:
         return self._renderer.context
 

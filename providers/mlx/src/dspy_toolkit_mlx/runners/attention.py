@@ -84,6 +84,12 @@ class FlatLayer:
             self.keys[target] = self.keys[source]
             self.values[target] = self.values[source]
 
+    def wipe(self, slots: mx.array) -> None:
+        """Set the tails of some slots to 0."""
+        if self.keys is not None and self.values is not None:
+            self.keys[slots] = 0
+            self.values[slots] = 0
+
     def clear(self) -> None:
         self.keys = self.values = None
 

@@ -75,6 +75,10 @@ class Runner(Protocol):
         """Remove rows; returns for each row that is left, in its new order, the index that it had."""
         ...
 
+    def wipe(self, rows: Rows[int]) -> None:
+        """Overwrite what rows hold, because it is NaN: even a weight of 0 would carry it on to the rows' successors."""
+        ...
+
     def arrays(self) -> list[mx.array]:
         """Arrays that a step has written to caches without the logits depending on them: evaluate them together."""
         ...

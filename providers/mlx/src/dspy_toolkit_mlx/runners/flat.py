@@ -141,6 +141,10 @@ class FlatRunner(Runner):
         self._prefixes = [self._prefixes[row] for row in order]
         return order
 
+    def wipe(self, rows: Rows[int]) -> None:
+        for layer in self._layers:
+            layer.wipe(mx.array(list(rows)))
+
     def arrays(self) -> list[mx.array]:
         return []  # attention reads what a step has written, so the logits depend on all of it
 

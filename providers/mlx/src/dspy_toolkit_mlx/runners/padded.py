@@ -138,6 +138,9 @@ class PaddedRunner(Runner):
         self._old = len(old)
         return order
 
+    def wipe(self, rows: Rows[int]) -> None:
+        """Nothing to do: rows that leave are removed from the arrays, and nothing is computed across rows."""
+
     def arrays(self) -> list[mx.array]:
         arrays: list[mx.array] = []
         collect([getattr(cache, "state", None) for cache in self._caches], arrays)
