@@ -10,11 +10,11 @@ from typing import Any, Literal
 import dspy
 import pydantic
 import pytest
-from dspy.utils.callback import BaseCallback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_toolkit.adapters.guided import GuidedChatAdapter, GuidedJSONAdapter
+from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.engine import grammar_of
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit.grammar import compile_chat, compile_json

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.data.splits import to_examples
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.evaluation.evaluate import EvaluationControls, RunStage, evaluate
@@ -71,7 +72,7 @@ def test_both_ways_count_alike(questions):
 def test_completions_and_callbacks_of_others():
     heard = []
 
-    class Listener(dspy.utils.BaseCallback):
+    class Listener(BaseCallback):
         def on_lm_end(self, call_id, outputs, exception=None):
             heard.append(outputs)
 

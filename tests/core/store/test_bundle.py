@@ -99,7 +99,7 @@ def sent_by(program, inputs, adapter=None):
     lm = ScriptedLM(lambda request: "[[ ## x ## ]]")
     chosen = adapter or dspy.ChatAdapter(use_json_adapter_fallback=False)
     # the reply does not matter here
-    with dspy.context(lm=lm, adapter=chosen), contextlib.suppress(dspy.utils.exceptions.AdapterParseError):
+    with dspy.context(lm=lm, adapter=chosen), contextlib.suppress(dspy.AdapterParseError):
         program(**inputs)
     return [prompt_text(request) for request in lm.engine.requests]
 

@@ -129,7 +129,7 @@ def test_budgets_of_the_adapter_come_before_those_of_the_field(lm, engine):
 
 def test_an_invalid_budget_is_refused_by_name(lm):
     bad = {"lark": 'start: "a"', "fields": [{"opening": "a", "tokens": -1}]}
-    with pytest.raises(dspy.utils.exceptions.LMInvalidRequestError, match="fields"):
+    with pytest.raises(dspy.LMInvalidRequestError, match="fields"):
         lm("x", metadata={"grammar": bad})
 
 

@@ -340,7 +340,7 @@ def test_the_asynchronous_engine(engine):
 def test_dspy_uses_the_engine(engine):
     lm = dspy.LM(MODEL, engine=engine, async_engine=AsyncMLXEngine(engine), cache=False, max_tokens=10)
     assert len(lm("Hello")) == 1
-    with pytest.raises(dspy.utils.exceptions.LMInvalidRequestError, match="min_q"):
+    with pytest.raises(dspy.LMInvalidRequestError, match="min_q"):
         lm("Hello", metadata={"min_q": "1"})
 
 

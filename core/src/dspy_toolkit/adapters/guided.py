@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import dspy
-from dspy.adapters.base import Adapter
-from dspy.adapters.utils import format_field_value
-from dspy.utils.callback import BaseCallback
 
 from dspy_toolkit.adapters.prompts import PromptCache, as_text
+from dspy_toolkit.compat.adapters import format_field_value
+from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.engine import supports_grammar
 from dspy_toolkit.grammar import AnswerGrammar, compile_chat, compile_json
 from dspy_toolkit.grammar.budgets import budgets_of
@@ -132,7 +131,7 @@ class GuidedChatAdapter(_Guided):
         if not self._guides(lm, lm_kwargs):
             return super().__call__(lm, lm_kwargs, signature, demos, inputs)
         # Past ChatAdapter's second call with JSONAdapter: it cannot be needed, and would bring the wrong grammar along.
-        return Adapter.__call__(self, lm, lm_kwargs, signature, demos, inputs)
+        return dspy.Adapter.__call__(self, lm, lm_kwargs, signature, demos, inputs)
 
     async def acall(
         self,
@@ -144,7 +143,7 @@ class GuidedChatAdapter(_Guided):
     ) -> list[dict[str, Any]]:
         if not self._guides(lm, lm_kwargs):
             return await super().acall(lm, lm_kwargs, signature, demos, inputs)
-        return await Adapter.acall(self, lm, lm_kwargs, signature, demos, inputs)
+        return await dspy.Adapter.acall(self, lm, lm_kwargs, signature, demos, inputs)
 
     def format(self, signature: Signature, demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
         return self._prompts.messages(self, signature, demos, inputs)

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import dspy
-from dspy.adapters.base import _expand_legacy_custom_type_markers_in_chat_message
-from dspy.adapters.types import History
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from dspy_toolkit.compat.adapters import expand_custom_types
 
 __all__ = ["PromptCache", "Rendered", "as_text"]
 
@@ -46,7 +46,7 @@ class Rendered:
         self.state = state
         self.input_fields: dict[str, FieldInfo] = signature.input_fields
         self.field_names = list(signature.fields)
-        self.history = next((name for name, info in self.input_fields.items() if info.annotation == History), None)
+        self.history = next((name for name, info in self.input_fields.items() if info.annotation == dspy.History), None)
         # Not `signature` itself, which a value must not keep alive: it is the weak key.
         self._without_history: Signature | None = signature.delete(self.history) if self.history else None
         self._system: str | None = None
@@ -127,7 +127,7 @@ class PromptCache:
 
 def _expanded(messages: list[Message]) -> list[Message]:
     """With images and the like as parts of their own."""
-    return [_expand_legacy_custom_type_markers_in_chat_message(message) for message in messages]
+    return [expand_custom_types(message) for message in messages]
 
 
 class _MutableError(Exception):

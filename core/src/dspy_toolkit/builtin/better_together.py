@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import dspy
-from dspy.teleprompt.teleprompt import Teleprompter
 from pydantic import Field
 
 from dspy_toolkit.builtin.bootstrap import Bootstrap
@@ -16,6 +15,7 @@ from dspy_toolkit.builtin.mipro import Mipro
 from dspy_toolkit.builtin.random_search import RandomSearch
 from dspy_toolkit.builtin.search import Search, stripped, uncompiled
 from dspy_toolkit.builtin.simba import Simba
+from dspy_toolkit.compat.optimizers import Teleprompter
 from dspy_toolkit.errors import UnknownNameError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams, parse_params

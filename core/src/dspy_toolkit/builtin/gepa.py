@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import dspy
-from dspy.teleprompt.gepa import InstructionProposer
-from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
 from pydantic import Field
 
 from dspy_toolkit.builtin.search import Search, second_lm, stripped, uncompiled
+from dspy_toolkit.compat.optimizers import GEPA_AUTO_SETTINGS, InstructionProposer
 from dspy_toolkit.errors import MetricError, OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
 from dspy_toolkit.lm.meter import Ended
@@ -155,7 +154,7 @@ def _metric_calls(job: OptimizerJob, params: Gepa.Params) -> int:
     if params.auto is not None:
         gepa: Any = dspy.GEPA  # the method needs nothing of an instance
         predictors = max(len(job.program.predictors()), 1)
-        return gepa.auto_budget(None, predictors, AUTO_RUN_SETTINGS[params.auto]["n"], validation)
+        return gepa.auto_budget(None, predictors, GEPA_AUTO_SETTINGS[params.auto]["n"], validation)
     if params.max_full_evals is not None:
         return params.max_full_evals * (len(job.train) + validation)
     return params.max_metric_calls or 8 * validation + 40 * params.minibatch(job)

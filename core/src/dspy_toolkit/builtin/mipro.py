@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import dspy
-from dspy.teleprompt.mipro_optimizer_v2 import AUTO_RUN_SETTINGS, MIN_MINIBATCH_SIZE
 from pydantic import Field
 
 from dspy_toolkit.builtin.demos import MaxLabeled, Threshold, numbers_that_fit
 from dspy_toolkit.builtin.search import NO_LIMIT, PromptModel, Search, Temperature, second_lm, stripped, uncompiled
+from dspy_toolkit.compat.optimizers import MIN_MINIBATCH_SIZE, MIPRO_AUTO_SETTINGS
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
@@ -75,7 +75,7 @@ class Mipro(Optimizer):
         target, labelled = limits["max_bootstrapped_demos"], min(limits["max_labeled_demos"], len(job.train))
         no_demos = not target and not labelled
         trials, rows, size = _trials(job, params, demos=not no_demos)
-        sets = AUTO_RUN_SETTINGS[params.auto]["n"] if params.auto else params.num_candidates
+        sets = MIPRO_AUTO_SETTINGS[params.auto]["n"] if params.auto else params.num_candidates
         instructions = sets if not params.auto or no_demos else sets // 2
         full = rows * (1 + _full_evaluations(trials, params.minibatch_full_eval_steps)) if size else rows
         rollouts = full + trials * (size or rows)
@@ -222,7 +222,7 @@ def _trials(job: OptimizerJob, params: Mipro.Params, *, demos: bool) -> tuple[in
         params.minibatch,
     )
     if params.auto:  # DSPy's presets decide
-        preset = AUTO_RUN_SETTINGS[params.auto]
+        preset = MIPRO_AUTO_SETTINGS[params.auto]
         rows, candidates, trials, minibatch = min(rows, preset["val_size"]), preset["n"], None, None
     in_batches = (rows > MIN_MINIBATCH_SIZE if minibatch is None else minibatch) and rows > 1
     trials = trials or _recommended(job.program, candidates, demos=demos)

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 from pydantic import Field
 
+from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.optimize.job import OptimizerJob

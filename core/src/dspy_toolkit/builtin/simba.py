@@ -5,12 +5,11 @@ from collections import defaultdict
 from typing import Any
 
 import dspy
-from dspy.teleprompt.simba import SIMBA
-from dspy.utils.callback import BaseCallback
 from pydantic import Field
 
 from dspy_toolkit.builtin.demos import number_that_fits
 from dspy_toolkit.builtin.search import PromptModel, Search, second_lm, stripped, uncompiled
+from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.errors import MetricError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
@@ -98,7 +97,7 @@ class Simba(Optimizer):
         search = Search(job, total=trials + final, rows=len(job.validation))
         winners = _Winners(search, rows=size)
         with search.following(), dspy.context(callbacks=[*dspy.settings.callbacks, winners]):
-            optimizer = SIMBA(
+            optimizer = dspy.SIMBA(
                 metric=winners.metric,
                 bsize=size,
                 num_candidates=params.num_candidates,

@@ -6,10 +6,10 @@ from difflib import get_close_matches
 from typing import Annotated, Any, cast
 
 import dspy
-from dspy.adapters.utils import annotation_allows_none
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from dspy_toolkit.compat.adapters import annotation_allows_none
 from dspy_toolkit.errors import DataError, closest_first
 from dspy_toolkit.programs.inspect import input_fields
 

@@ -5,8 +5,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
+from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.data.splits import Splits, row_digest
 from dspy_toolkit.errors import DataError, MetricError, OptimizationError
 from dspy_toolkit.lm.meter import Ended

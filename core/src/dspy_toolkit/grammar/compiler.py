@@ -30,8 +30,6 @@ from typing import Any
 
 import dspy
 import pydantic
-from dspy.signatures.signature import make_signature
-from dspy.utils.exceptions import AdapterParseError
 
 from dspy_toolkit.errors import GrammarError
 from dspy_toolkit.grammar.answer import AnswerField, AnswerGrammar
@@ -112,7 +110,7 @@ def problems(signature: Signature) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, info in signature.output_fields.items():
         alone: dict[str, Any] = {name: (info.annotation, copy.copy(info))}
-        found |= _problem(make_signature(alone, "", signature.__name__), name)
+        found |= _problem(dspy.make_signature(alone, "", signature.__name__), name)
     return found or _problem(signature, "")
 
 
@@ -183,7 +181,7 @@ def _checked(signature: Signature, grammar: AnswerGrammar, adapter: dspy.Adapter
     """Ask DSPy to read the shortest text, so that a type it cannot parse is found before any token is generated."""
     try:
         values = adapter.parse(signature, grammar.minimal or "")
-    except AdapterParseError as error:
+    except dspy.AdapterParseError as error:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, pydantic.ValidationError) and _is_opinion(cause):
             return grammar

@@ -11,10 +11,10 @@ import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
-from dspy.adapters.types import Code, Reasoning
-from dspy.adapters.utils import format_field_value, parse_value, serialize_for_json
+import dspy
 from pydantic.fields import FieldInfo
 
+from dspy_toolkit.compat.adapters import format_field_value, parse_value, serialize_for_json
 from dspy_toolkit.grammar.pattern import translate
 from dspy_toolkit.grammar.rules import Piece, Rules, literal, padded, regex_of_number, regex_piece, string_format
 from dspy_toolkit.grammar.schema import UnsupportedTypeError, schema_of
@@ -94,7 +94,7 @@ def _is_text(annotation: Any) -> bool:
     """Whether every text comes back as a value of the type."""
     if annotation is str or annotation is Any:
         return True
-    if isinstance(annotation, type) and issubclass(annotation, (Reasoning, Code)):
+    if isinstance(annotation, type) and issubclass(annotation, (dspy.Reasoning, dspy.Code)):
         return True
     # The same question as parse_value asks: an Annotated[str, ...] inside a union does not count.
     args = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()

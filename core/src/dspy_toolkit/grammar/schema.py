@@ -9,14 +9,15 @@ Extra keys:
 
 from typing import Any
 
+import dspy
 import pydantic
-from dspy.adapters.types import Audio, Code, File, History, Image, Reasoning, Tool
-from dspy.adapters.types.citation import Citations
 from pydantic.json_schema import GenerateJsonSchema
+
+from dspy_toolkit.compat.adapters import Citations
 
 __all__ = ["UnsupportedTypeError", "schema_of"]
 
-_NOT_WRITTEN: Any = (Audio, Citations, File, History, Image, Tool)
+_NOT_WRITTEN: Any = (dspy.Audio, Citations, dspy.File, dspy.History, dspy.Image, dspy.Tool)
 _ON_DATES = ("gt", "ge", "lt", "le", "now_op")
 
 
@@ -37,7 +38,7 @@ class _Schema(GenerateJsonSchema):
     ignored_warning_kinds = {"non-serializable-default", "skipped-choice"}
 
     def model_schema(self, schema: Any) -> dict[str, Any]:
-        if issubclass(schema["cls"], (Reasoning, Code)):
+        if issubclass(schema["cls"], (dspy.Reasoning, dspy.Code)):
             return {"type": "string"}  # what they are printed as
         if issubclass(schema["cls"], _NOT_WRITTEN):
             raise UnsupportedTypeError(f"a language model does not write a dspy.{schema['cls'].__name__}")

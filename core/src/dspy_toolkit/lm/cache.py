@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dspy
 
+from dspy_toolkit.compat.lm import present_cache
 from dspy_toolkit.errors import SettingsError
 
 __all__ = ["configure_cache"]
@@ -18,7 +19,7 @@ def configure_cache(directory: Path | str) -> None:
     SettingsError when the directory cannot be used.
     """
     directory = Path(directory).expanduser().absolute()
-    present = vars(dspy).get("cache")  # DSPy makes its default one when `dspy.cache` is first read; no need for it here
+    present = present_cache()
     if present is not None and present.disk_cache_dir == str(directory):
         return
     try:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
+from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.metrics.cost import CallCost
 
 __all__ = ["CostRecorder"]

@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
+from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.lm.costs import CostRecorder
 from dspy_toolkit.lm.limits import BudgetSpent, Limits
 from dspy_toolkit.lm.metered import LMCall, metered, other_lms

@@ -39,7 +39,7 @@ class LMCall:
         if self.chat is not None:
             return self.chat
         if isinstance(self.prompt, dspy.lm15.Request):
-            from dspy.clients.lm15_boundary import history_messages
+            from dspy_toolkit.compat.lm import history_messages
 
             return history_messages(self.prompt) or []
         return [{"role": "user", "content": str(self.prompt)}]

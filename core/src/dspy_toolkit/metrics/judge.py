@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import dspy
-from dspy.signatures.signature import make_signature
-from dspy.utils.exceptions import AdapterParseError
 
 from dspy_toolkit.errors import MetricError, ToolkitError
 from dspy_toolkit.metrics.score import Score
@@ -62,7 +60,7 @@ class LLMJudge:
                     reference=_json(gold.labels()) if gold.labels().keys() else None,
                     answer=_json(answer),
                 )
-            except AdapterParseError as error:
+            except dspy.AdapterParseError as error:
                 reply = " ".join(str(error.lm_response).split())
                 raise MetricError(f"the judge's reply holds no grade: {reply[:200]!r}") from error
         return Score(score=(judged.grade - 1) / (self._grades - 1), feedback=judged.reason.strip())
@@ -88,7 +86,7 @@ def _signature(grades: int) -> type[dspy.Signature]:
         "reason": (str, dspy.OutputField()),
         "grade": (allowed, dspy.OutputField()),
     }
-    return make_signature(fields, _INSTRUCTIONS.format(grades=grades))
+    return dspy.make_signature(fields, _INSTRUCTIONS.format(grades=grades))
 
 
 def _connect(model: str) -> dspy.LM:

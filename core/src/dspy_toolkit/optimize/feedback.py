@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
+from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.errors import MetricError
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.programs.inspect import signatures_of

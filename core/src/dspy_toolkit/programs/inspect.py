@@ -4,7 +4,8 @@ import inspect
 from typing import cast
 
 import dspy
-from dspy.adapters.utils import annotation_allows_none
+
+from dspy_toolkit.compat.adapters import annotation_allows_none
 
 __all__ = ["input_fields", "signatures_of"]
 

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import dspy
-from dspy.adapters.utils import serialize_for_json
-from dspy.utils.saving import get_dependency_versions
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from dspy_toolkit.compat.adapters import serialize_for_json
+from dspy_toolkit.compat.programs import get_dependency_versions
 from dspy_toolkit.errors import BundleError
 from dspy_toolkit.programs.inspect import signatures_of
 from dspy_toolkit.programs.nearest import Nearest

@@ -3,7 +3,8 @@
 from typing import Any
 
 import dspy
-from dspy.evaluate import normalize_text
+
+from dspy_toolkit.compat.programs import normalize_text
 
 __all__ = ["Vote"]
 

@@ -12,7 +12,6 @@ deployment) hold what the step needs in every domain; a domain adds its own type
 from typing import Any, Literal
 
 import dspy
-from dspy.signatures.signature import make_signature
 
 from dspy_toolkit.errors import SignatureError
 
@@ -69,7 +68,7 @@ def classification_into(*labels: str, instructions: str | None = None) -> type[d
         "text": (str, dspy.InputField(desc="the text to classify")),
         "label": (Literal[labels], dspy.OutputField(desc="the label that fits best")),
     }
-    return make_signature(fields, instructions or ClassificationSignature.instructions)
+    return dspy.make_signature(fields, instructions or ClassificationSignature.instructions)
 
 
 class ExtractionSignature(dspy.Signature):

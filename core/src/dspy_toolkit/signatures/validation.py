@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import dspy
-from dspy.signatures.signature import make_signature
-from dspy.utils.constants import IS_TYPE_UNDEFINED
 from pydantic.fields import FieldInfo
 
+from dspy_toolkit.compat.programs import IS_TYPE_UNDEFINED
 from dspy_toolkit.grammar import problems
 from dspy_toolkit.signatures.fingerprints import fingerprint
 
@@ -92,7 +91,7 @@ def _signature(signature: Signature, prefix: str = "") -> Iterator[Finding]:
             message=f"{signature.__name__} has no input field, so every call asks the same.",
             remedy="Add one with dspy.InputField.",
         )
-    if signature.instructions == make_signature(dict(_bare(signature))).instructions:
+    if signature.instructions == dspy.make_signature(dict(_bare(signature))).instructions:
         yield Finding(
             severity="warning",
             field=whole,

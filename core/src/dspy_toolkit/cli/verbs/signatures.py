@@ -57,7 +57,7 @@ def _show(output: Output, name: str) -> None:
 
 
 def _fields(signature: Any) -> list[dict[str, str]]:
-    from dspy.adapters.utils import get_annotation_name
+    from dspy_toolkit.compat.adapters import get_annotation_name
 
     return [
         {
