@@ -59,7 +59,7 @@ def test_asynchronous_calls_are_bursts_and_equal_the_synchronous(lm, engine):
 
 
 def test_a_failed_call_leaves_no_burst(lm, engine):
-    with pytest.raises(dspy.utils.exceptions.LMInvalidRequestError):
+    with pytest.raises(dspy.LMInvalidRequestError):
         lm("No", n=3, metadata={"nonsense": 1})
     assert engine.stats()["submitted"] == sum(engine.stats()[k] for k in ("finished", "failed", "cancelled"))
 
