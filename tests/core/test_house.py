@@ -45,6 +45,16 @@ def test_no_folder_holds_more_than_fourteen_source_files():
     assert {str(folder): len(names) for folder, names in folders.items() if len(names) > 14} == {}
 
 
+@pytest.mark.parametrize("package", checkout.packages)
+def test_no_modules_import_one_another_in_a_circle(package):
+    assert house.circles(checkout.of(package)) == []
+
+
+def test_at_most_six_functions_have_eight_parameters_or_more():
+    functions = [f"{module.name}.{node.name}" for module, node, _ in house.many_parameters(checkout.modules)]
+    assert len(functions) <= 6, functions
+
+
 def test_no_export_hides_a_module():
     assert house.hidden_modules(checkout.modules) == []
 

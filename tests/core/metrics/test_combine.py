@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.errors import DataError, MetricError
 from dspy_toolkit.metrics import F1, ExactMatch, Metric, lexicographic, product, threshold, weighted
+from dspy_toolkit.metrics.combine import mean
 
 GOLD = dspy.Example(q="?", a="x", b="y").with_inputs("q")
 PRED = dspy.Prediction(a="x", b="z")
@@ -94,7 +95,7 @@ def test_demonstrations_are_accepted_by_the_combined_score():
         (lambda: threshold(ExactMatch(), 0), "above 0"),
         (lambda: lexicographic(*[ExactMatch()] * 9), "cannot be told apart"),
         (lambda: product(ExactMatch(), F1("a")), r"F1\(a, macro\) scores a whole set"),
-        (lambda: Metric.mean([ExactMatch(), F1("a")]), "measure"),
+        (lambda: mean([ExactMatch(), F1("a")]), "measure"),
     ],
 )
 def test_what_cannot_be_combined(make, message):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_toolkit.errors import MetricError
-from dspy_toolkit.metrics import Accuracy, ExactMatch, Metric, Score, TokenF1
+from dspy_toolkit.metrics import Accuracy, ExactMatch, Metric, Score, TokenF1, combine
 from dspy_toolkit.metrics.fields import exact_match, f1, normalized
 from dspy_toolkit.testing import ScriptedLM
 from dspy_toolkit.types import MetricEntry, resolve
@@ -129,13 +129,13 @@ def test_gepa_takes_it_and_gets_feedback():
 
 
 def test_the_mean_of_metrics_names_its_parts():
-    mean = Metric.mean([Metric(two, name="right"), lambda gold, pred: 0.5])
+    mean = combine.mean([Metric(two, name="right"), lambda gold, pred: 0.5])
     scored = mean.score(GOLD, PRED)
     assert scored.score == 0.75
     assert "right 1.00" in scored.feedback
-    assert Metric.mean([two]).score(GOLD, PRED).score == 1
+    assert combine.mean([two]).score(GOLD, PRED).score == 1
     with pytest.raises(MetricError, match="at least one"):
-        Metric.mean([])
+        combine.mean([])
 
 
 # --- fields compared with fields

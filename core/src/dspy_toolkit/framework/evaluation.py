@@ -14,11 +14,12 @@ from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.repeats import rollout
 from dspy_toolkit.evaluation.results import Evaluation
 from dspy_toolkit.evaluation.rows import EvaluationRows
-from dspy_toolkit.framework.evaluation_record import Measurement, Open, recording
+from dspy_toolkit.framework.evaluation_record import Measurement, Open, digest, recording
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import Event, EventSink
+from dspy_toolkit.signatures.fingerprints import fingerprint
 
 __all__ = ["Measuring"]
 
@@ -45,17 +46,34 @@ class Measuring:
         if self.repeats < 1:
             raise OptimizationError(f"The number of repeats is {self.repeats}; expected at least 1.")
         with recording(self.open_journal, self.on_event) as record:
-            record.begin(self, target, rows, lm)
-            found = self._evaluated(target, rows, lm, record)
-            record.end("finished", found)
-        return found
+            record.begin(self._identity(target, rows, LMInfo.of(lm)))
+            measured = self._evaluated(target, rows, lm, record)
+            record.end("finished", measured)
+        return measured
+
+    def _identity(self, target: Target, rows: EvaluationRows, lm: LMInfo) -> dict[str, Any]:
+        return {
+            "kind": "evaluate",
+            "task": target.name,
+            "program": target.shown,
+            "metric": ", ".join(metric.name for metric in self.metrics),
+            "model": lm.model,
+            "model_options": dict(lm.options),
+            "adapter": type(self.adapter).__name__,
+            "seed": self.seed,
+            "repeats": self.repeats,
+            "data": rows.shown,
+            "data_digest": digest(rows),
+            "rows": {"evaluate": len(rows.examples)},
+            "fingerprint": fingerprint(target.plain()),
+        }
 
     def _evaluated(self, target: Target, rows: EvaluationRows, lm: Any, record: Measurement) -> ProgramEvaluation:
         repeats: list[Evaluation] = []
         stage = RunStage.recorded(record.record, record.tell, self.stop)
         controls = EvaluationControls(num_threads=self.num_threads, max_errors=self.max_errors, stage=stage)
 
-        def found(partial: str = "") -> ProgramEvaluation:
+        def measured(partial: str = "") -> ProgramEvaluation:
             return ProgramEvaluation.of(
                 target,
                 model=LMInfo.of(lm).model,
@@ -77,9 +95,9 @@ class Measuring:
                 if not repeats and isinstance(error.partial, Evaluation):
                     repeats.append(error.partial)
                     what = f"{len(error.partial.results)} of {len(rows.examples)} rows"
-                error.partial = found(what) if repeats else None
+                error.partial = measured(what) if repeats else None
                 raise
-        return found()
+        return measured()
 
     def compare(
         self,

@@ -1,28 +1,22 @@
 """The record of a measurement: an evaluation is a run, with a journal, and in MLflow, as an optimization is."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import to_json
 
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.evaluation.program_evaluation import ProgramEvaluation
 from dspy_toolkit.evaluation.rows import EvaluationRows
-from dspy_toolkit.lm.info import LMInfo
-from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import Event, EventSink
 from dspy_toolkit.runs.identity import about
 from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.runs.recorder import Recorder
 from dspy_toolkit.runs.records import EndRecord, RunStarted
-from dspy_toolkit.signatures.fingerprints import fingerprint
 
-if TYPE_CHECKING:
-    from dspy_toolkit.framework.evaluation import Measuring
-
-__all__ = ["Measurement", "recording"]
+__all__ = ["Measurement", "digest", "recording"]
 
 Open = Callable[[EventSink | None], AbstractContextManager[Journal]]
 """Opens the journal of a new run; what cannot be sent is told to the sink."""
@@ -36,24 +30,7 @@ class Measurement:
         self.record = Recorder(journal)
         self._then = then
 
-    def begin(self, measuring: "Measuring", target: Target, rows: EvaluationRows, lm: Any) -> None:
-        names = [metric.name for metric in measuring.metrics]
-        info = LMInfo.of(lm)
-        identity = {
-            "kind": "evaluate",
-            "task": target.name,
-            "program": target.shown,
-            "metric": ", ".join(names),
-            "model": info.model,
-            "model_options": dict(info.options),
-            "adapter": type(measuring.adapter).__name__,
-            "seed": measuring.seed,
-            "repeats": measuring.repeats,
-            "data": rows.shown,
-            "data_digest": _digest(rows),
-            "rows": {"evaluate": len(rows.examples)},
-            "fingerprint": fingerprint(target.plain()),
-        }
+    def begin(self, identity: Mapping[str, Any]) -> None:
         self.record.begin(RunStarted(identity=identity), about({}))
 
     def tell(self, event: Event) -> None:
@@ -62,9 +39,9 @@ class Measurement:
         if self._then is not None:
             self._then(event)
 
-    def end(self, status: str, found: ProgramEvaluation | None) -> None:
+    def end(self, status: str, evaluation: ProgramEvaluation | None) -> None:
         """The result, or what there is of it."""
-        self.record.end(EndRecord(status=status, result={} if found is None else _result(found)))
+        self.record.end(EndRecord(status=status, result={} if evaluation is None else _result(evaluation)))
 
 
 @contextmanager
@@ -95,22 +72,22 @@ def recording(open_journal: Open | None, on_event: EventSink | None) -> Iterator
             raise
 
 
-def _digest(rows: EvaluationRows) -> str:
+def digest(rows: EvaluationRows) -> str:
     """Equal for equal rows in any order. A value that JSON cannot hold counts by its type: no reason not to measure."""
     texts = sorted(to_json(dict(row.items()), fallback=lambda value: str(type(value))) for row in rows.examples)
     return hashlib.sha256(b"\n".join(texts)).hexdigest()
 
 
-def _result(found: ProgramEvaluation) -> dict[str, Any]:
-    whole = found.evaluation.to_dict()
-    several = {name: each.score.score for name, each in found.metrics.items()} if len(found.metrics) > 1 else {}
+def _result(measured: ProgramEvaluation) -> dict[str, Any]:
+    whole = measured.evaluation.to_dict()
+    scores = {name: evaluation.score.score for name, evaluation in measured.metrics.items()}
     return {
         **{name: value for name, value in whole.items() if name != "rows"},
         "errors": [{"stage": "evaluate", **group} for group in whole["errors"]],
-        "parts": {**whole.get("parts", {}), **several},
-        "usage": vars(found.usage),
-        "lm_calls": found.usage.lm_calls,
-        "seconds": found.seconds,
-        "partial": found.partial,
-        "noise": {name: each.to_dict() for name, each in found.noise.items()},
+        "parts": {**whole.get("parts", {}), **(scores if len(scores) > 1 else {})},
+        "usage": vars(measured.usage),
+        "lm_calls": measured.usage.lm_calls,
+        "seconds": measured.seconds,
+        "partial": measured.partial,
+        "noise": {name: noise.to_dict() for name, noise in measured.noise.items()},
     }

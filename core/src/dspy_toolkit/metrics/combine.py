@@ -13,7 +13,7 @@ from dspy_toolkit.errors import MetricError
 from dspy_toolkit.metrics.metric import AnyMetric, Metric
 from dspy_toolkit.metrics.score import Score
 
-__all__ = ["lexicographic", "product", "threshold", "weighted"]
+__all__ = ["lexicographic", "mean", "product", "threshold", "weighted"]
 
 _EXACT = 2**53  # the integers below are exact as floats
 
@@ -35,6 +35,16 @@ def weighted(*parts: tuple[AnyMetric, float], name: str | None = None) -> Metric
         name,
         [f"{part} x {weight:g}" for part, weight in zip(_names(part for part, _ in parts), weights, strict=True)],
     )
+
+
+def mean(metrics: Sequence[AnyMetric], *, name: str | None = None) -> Metric:
+    """The plain mean of several metrics; one alone is itself. Raises MetricError for none."""
+    parts = [Metric(metric) for metric in metrics]
+    if not parts:
+        raise MetricError("There is no metric to score with; give at least one.")
+    if len(parts) == 1:
+        return parts[0]
+    return weighted(*((part, 1.0) for part in parts), name=name or f"mean({', '.join(part.name for part in parts)})")
 
 
 def product(*parts: AnyMetric, name: str | None = None) -> Metric:

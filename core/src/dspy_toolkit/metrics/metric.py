@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from math import nan
 from numbers import Real
 from typing import Any
@@ -48,20 +48,6 @@ class Metric:
     def with_threshold(self, threshold: float) -> "Metric":
         """The same metric with another bar for demonstrations (0 to 1)."""
         return Metric(self, threshold=threshold)
-
-    @classmethod
-    def mean(cls, metrics: "Sequence[Callable[..., Any] | Metric]", *, name: str | None = None) -> "Metric":
-        """The plain mean of several metrics; its feedback names each with its score. Raises MetricError for none."""
-        from dspy_toolkit.metrics.combine import weighted
-
-        parts = [cls(metric) for metric in metrics]
-        if not parts:
-            raise MetricError("There is no metric to score with; give at least one.")
-        if len(parts) == 1:
-            return parts[0]
-        return weighted(
-            *((part, 1.0) for part in parts), name=name or f"mean({', '.join(part.name for part in parts)})"
-        )
 
     def check(self, rows: "Iterable[dspy.Example]") -> None:
         """Raise DataError or MetricError if the metric cannot score these rows whatever the prediction. Asks no LM.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dspy_toolkit.errors import MetricError, PluginError, UnknownNameError
+from dspy_toolkit.metrics.combine import mean
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.types import MetricEntry, resolve
@@ -20,17 +21,16 @@ def find_metric(plugins: PluginManager, metrics: AnyMetrics, *, project: str | N
     A name is a plugin's (`core/exact-match`, `exact_match`; `project` is asked first), or that of code:
     `my_package.metrics:strict`. Raises UnknownNameError, closest first, and MetricError for code that cannot be used.
     """
-    found = find_metrics(plugins, metrics, project=project)
-    return found[0] if len(found) == 1 else Metric.mean(found)
+    return mean(find_metrics(plugins, metrics, project=project))
 
 
 def find_metrics(plugins: PluginManager, metrics: AnyMetrics, *, project: str | None = None) -> list[Metric]:
     """Each as a Metric; see `find_metric`."""
     several = [metrics] if isinstance(metrics, str | Metric) or callable(metrics) else metrics
-    return [_found(plugins, one, project) for one in several]
+    return [_as_metric(plugins, one, project) for one in several]
 
 
-def _found(plugins: PluginManager, metric: _AnyMetric, project: str | None) -> Metric:
+def _as_metric(plugins: PluginManager, metric: _AnyMetric, project: str | None) -> Metric:
     if isinstance(metric, str):
         return _named(plugins, metric, project)
     return metric if isinstance(metric, Metric) else Metric(metric)
@@ -39,12 +39,12 @@ def _found(plugins: PluginManager, metric: _AnyMetric, project: str | None) -> M
 def _named(plugins: PluginManager, name: str, project: str | None) -> Metric:
     if ":" in name:
         try:
-            found = resolve(name)
+            code = resolve(name)
         except PluginError as error:
             raise MetricError(
                 f"The metric {name!r} cannot be imported: {error.__cause__}. Expected package.module:attribute."
             ) from error
-        return Metric(found() if isinstance(found, type) else found, name=name)
+        return Metric(code() if isinstance(code, type) else code, name=name)
     try:
         entry = plugins.get(MetricEntry, name, project=project)
     except UnknownNameError:
