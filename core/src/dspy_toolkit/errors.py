@@ -13,7 +13,7 @@
     ├── TrialError                  a trial that failed or cannot run here
     │   └── TrialTimeoutError       it took longer than it may
     ├── OptimizationError           a run that cannot start or go on
-    │   └── OptimizationInterrupted it was told to stop: carries what was found
+    │   └── OptimizationInterrupted it was told to stop: carries the result so far
     ├── TrackingError               a run that cannot be sent to MLflow
     └── BundleError                 a stored program that is missing, damaged or written for something else
         └── FingerprintError        the program's signatures are not the ones the bundle was made for
