@@ -143,3 +143,58 @@ def test_a_program_made_from_a_module_is_stored_and_loaded_by_its_factory(make, 
     assert loaded(question="What is 3 and 3?").answer == "6"
     with pytest.raises(FingerprintError, match="context"):
         load_program(version.bundle, lambda: dspy.Predict("question, context -> answer"))
+
+
+# --- which LM answers: the argument, the predictor's own, DSPy's settings, the toolkit's
+
+
+def echo(model):
+    return ScriptedLM(lambda request: {"answer": model}, model=f"scripted/{model}")
+
+
+def answering(framework, program, **options):
+    """The model that answered every row of an evaluation, and the one that it names."""
+    rows = [{"question": f"q{n}", "answer": "x"} for n in range(4)]
+    measured = framework.evaluate(program, rows, "core/exact-match", **options)
+    (answer,) = {row.prediction.answer for row in measured.evaluation.results}
+    return answer, measured.model
+
+
+def test_the_argument_wins_then_the_predictors_own_lm_then_dspys_settings_then_ours(make):
+    framework = make(lambda request: {"answer": "settings"})
+    own = dspy.Predict("question -> answer")
+    own.lm = echo("own")
+    plain = dspy.Predict("question -> answer")
+    assert answering(framework, plain)[0] == "settings"
+    with dspy.context(lm=echo("context")):
+        assert answering(framework, plain) == ("context", "scripted/context")
+        assert answering(framework, own)[0] == "own"
+        assert answering(framework, plain, model=echo("argument")) == ("argument", "scripted/argument")
+        assert answering(framework, own, model=echo("argument")) == ("argument", "scripted/argument")
+        assert framework.bind(plain)(question="q").answer == "context"
+        assert framework.bind(own)(question="q").answer == "own"
+        assert framework.bind(own, model=echo("argument"))(question="q").answer == "argument"
+    assert own.lm.model == "scripted/own", "the program is left as it was"
+
+
+@pytest.mark.parametrize("source", ["argument", "context"])
+def test_an_optimization_uses_an_lm_in_hand_and_names_it(make, source):
+    framework, lm = make(lambda request: {"answer": "never"}), ScriptedLM(add, model="scripted/in-hand")
+    module = dspy.Predict("question -> answer")
+    with dspy.context(lm=lm if source == "context" else None):
+        options = {"model": lm} if source == "argument" else {}
+        result = framework.optimize_module(module, ROWS, "core/exact-match", seed=3, **options)
+    assert (result.model, result.optimized.score) == ("scripted/in-hand", 100)
+    (run,) = framework.runs.all()
+    assert run.options.model == "scripted/in-hand"
+
+
+def test_a_model_in_the_call_replaces_those_of_the_predictors_and_says_so(make):
+    framework, module = make(lambda request: {"answer": "never"}), dspy.Predict("question -> answer")
+    module.lm, events = echo("own"), []
+    result = framework.optimize_module(
+        module, ROWS, "core/exact-match", seed=3, model=ScriptedLM(add, model="scripted/argument"),
+        on_event=events.append,
+    )  # fmt: skip
+    assert (result.model, result.models, result.optimized.score) == ("scripted/argument", {}, 100)
+    assert any("replaces the LMs of the program's predictors: self (scripted/own)" in event.message for event in events)

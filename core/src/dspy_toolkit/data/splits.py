@@ -11,7 +11,7 @@ import dspy
 
 from dspy_toolkit.data.duplicates import normal_form
 from dspy_toolkit.errors import DataError
-from dspy_toolkit.programs.inspect import input_fields
+from dspy_toolkit.programs.inspect import call_parameters, input_fields
 from dspy_toolkit.types import TaskData
 from dspy_toolkit.values import canonical_json, plain
 
@@ -49,8 +49,8 @@ class Splits:
 
 
 def to_examples(rows: Iterable[Row], program: dspy.Module, *, name: str = "dataset") -> tuple[dspy.Example, ...]:
-    """Rows (dictionaries or `dspy.Example`s) as examples of this program. Raises DataError with row (from 1) and
-    field.
+    """Rows (dictionaries or `dspy.Example`s) as examples of this program; an Example keeps the inputs that
+    `with_inputs` names. Raises DataError with row (from 1) and field.
     """
     inputs = input_fields(program)
     examples = []
@@ -63,6 +63,10 @@ def to_examples(rows: Iterable[Row], program: dspy.Module, *, name: str = "datas
             raise DataError(
                 f"Row {number} of the {name} is a {type(row).__name__}; expected a dictionary or a dspy.Example."
             )
+        named = _named_inputs(row, number, name, program)
+        if named is not None:
+            examples.append(dspy.Example(**values).with_inputs(*named))
+            continue
         for field, required in inputs.items():
             if required and values.get(field) is None:
                 have = ", ".join(sorted(map(str, values))) or "no fields"
@@ -71,6 +75,34 @@ def to_examples(rows: Iterable[Row], program: dspy.Module, *, name: str = "datas
                 )
         examples.append(dspy.Example(**values).with_inputs(*[field for field in inputs if field in values]))
     return tuple(examples)
+
+
+def _named_inputs(row: Row, number: int, name: str, program: dspy.Module) -> list[str] | None:
+    """What `with_inputs` names of a row; None where it names nothing, or the row is a dictionary.
+
+    Raises DataError where the program cannot be called with that.
+    """
+    if not isinstance(row, dspy.Example):
+        return None
+    try:
+        named = [str(field) for field, _ in row.inputs().items()]
+    except ValueError:  # with_inputs was not called
+        return None
+    accepted = call_parameters(program)
+    for field, required in (accepted.fields if accepted else {}).items():
+        if (required and row.get(field) is None) or (required and field not in named):
+            have = ", ".join(sorted(named)) or "none"
+            raise DataError(
+                f"Row {number} of the {name} has no input {field!r}, which the program needs; with_inputs names: "
+                f"{have}."
+            )
+    extra = [] if accepted is None or accepted.others else [field for field in named if field not in accepted.fields]
+    if extra:
+        raise DataError(
+            f"Row {number} of the {name} has the input {extra[0]!r}, which the program does not take; leave it out of "
+            "with_inputs."
+        )
+    return named
 
 
 def prepare(

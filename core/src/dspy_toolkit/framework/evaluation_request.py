@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dspy_toolkit.data.splits import AnyData
 from dspy_toolkit.evaluation.rows import EvaluationRows, SetName, rows_of
 from dspy_toolkit.framework.evaluation import Measuring
-from dspy_toolkit.framework.resources import Resources
+from dspy_toolkit.framework.resources import Model, Resources
 from dspy_toolkit.metrics.named import AnyMetrics
 from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import EventSink
@@ -21,7 +21,7 @@ class EvaluationRequest:
 
     dataset: AnyData | None = None
     metrics: AnyMetrics | None = None
-    model: str | None = None
+    model: Model = None
     set: SetName | None = None
     rows: int | None = None
     repeats: int = 1

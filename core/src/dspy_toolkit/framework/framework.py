@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
 import dspy
@@ -14,7 +15,7 @@ from dspy_toolkit.framework.evaluation_request import EvaluationRequest
 from dspy_toolkit.framework.modules import ProjectSignatureConfig
 from dspy_toolkit.framework.optimization import PreparedRun
 from dspy_toolkit.framework.options import PlanKeywords, RunKeywords, RunOptions
-from dspy_toolkit.framework.resources import Resources
+from dspy_toolkit.framework.resources import Model, Resources, default_model
 from dspy_toolkit.framework.targets import find_target
 from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.metrics.named import AnyMetrics
@@ -22,6 +23,7 @@ from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.programs.inspect import input_fields
+from dspy_toolkit.programs.own_lms import without_own_lms
 from dspy_toolkit.programs.program import Program
 from dspy_toolkit.programs.target import Target, target_of
 from dspy_toolkit.programs.task import Task
@@ -35,7 +37,7 @@ __all__ = ["DSPyFramework"]
 class EvaluateKeywords(TypedDict, total=False):
     """The keywords that `evaluate` and `compare` share."""
 
-    model: str | None
+    model: Model
     set: SetName | None
     rows: int | None
     repeats: int
@@ -62,7 +64,7 @@ class DSPyFramework:
 
     # --- models and metrics
 
-    def lm(self, model: str | None = None, **options: Any) -> dspy.LM:
+    def lm(self, model: Model = None, **options: Any) -> Any:
         """An LM for a model string or profile name; see `Resources.lm`."""
         return self.resources.lm(model, **options)
 
@@ -82,7 +84,7 @@ class DSPyFramework:
         """Make signatures available by name to all projects of this framework."""
         self.signature_registry.register_project(project, signatures)
 
-    def get_signature(self, signature: str | type[dspy.Signature], *, model: str | None = None) -> Program:
+    def get_signature(self, signature: str | type[dspy.Signature], *, model: Model = None) -> Program:
         """A program that answers a signature: `framework.get_signature(QASignature)(question="...")`.
 
         `signature` is a class, a registered name (`lora/LoRAOptimizationSignature`), or DSPy's short form
@@ -103,11 +105,16 @@ class DSPyFramework:
         """The task `project/name`. Raises UnknownNameError, closest first."""
         return self.resources.task(name)
 
-    def bind(self, module: dspy.Module, *, model: str | None = None) -> Program:
-        """`module` with an LM and the framework's adapter, ready to call."""
-        return Program(module, lm=self.lm(model), adapter=self.adapter())
+    def bind(self, module: dspy.Module, *, model: Model = None) -> Program:
+        """`module` with an LM and the framework's adapter, ready to call.
 
-    def load(self, name: str, version: str | None = None, *, model: str | None = None) -> Program:
+        Predictors keep LMs of their own, unless there is a `model`; without both, DSPy's settings decide, then ours.
+        """
+        if model is not None:
+            module = without_own_lms(module)
+        return Program(module, lm=self.lm(model or default_model()), adapter=self.adapter())
+
+    def load(self, name: str, version: str | None = None, *, model: Model = None) -> Program:
         """A stored program: `lora/hyperparameters`, `lora/hyperparameters@v2`, `...@production`, or a bundle's folder;
         or what was optimized under another name, such as `"question -> answer"`.
 
@@ -117,7 +124,10 @@ class DSPyFramework:
         target = self.target(f"{name}@{version}" if version else name)
         if target.version is None:  # nothing is stored, which the store says best
             self.store.get(target.name)
-        return self.bind(target.module, model=model or self.config.project(target.project).model)
+        if model is not None:
+            return self.bind(target.module, model=model)
+        lm = self.lm(default_model(self.config.project(target.project).model))
+        return Program(target.module, lm=lm, adapter=self.adapter())
 
     def target(self, name: str, *, plain: bool = False) -> Target:
         """What a name stands for: a task, a stored version, a signature, or code; see `dspy_toolkit.framework.targets`.
@@ -211,7 +221,7 @@ class DSPyFramework:
         `dspy_toolkit.evaluation.evaluate` does, with a ProgramEvaluation of the finished rows as `partial`.
         """
         request = EvaluationRequest(dataset=dataset, metrics=metrics, **options)
-        target = self._target(program)
+        target = self._target(program, request.model)
         rows = request.rows_for(self.resources, target)
         return request.measuring(self.resources, target).evaluate(target, rows, self._connect(target, request.model)())
 
@@ -222,7 +232,7 @@ class DSPyFramework:
         dataset: AnyData | None = None,
         metrics: AnyMetrics | None = None,
         *,
-        second_model: str | None = None,
+        second_model: Model = None,
         **options: Unpack[EvaluateKeywords],
     ) -> ProgramComparison:
         """Measure two programs on the same rows, as `evaluate` does, and compare them row by row.
@@ -232,7 +242,7 @@ class DSPyFramework:
         `partial`, or the first's ProgramEvaluation.
         """
         request = EvaluationRequest(dataset=dataset, metrics=metrics, **options)
-        targets = a, b = self._target(first), self._target(second)
+        targets = a, b = self._target(first, request.model), self._target(second, second_model or request.model)
         needed = [name for name in input_fields(b.plain()) if name not in input_fields(a.plain())]
         rows = request.rows_for(self.resources, a, keep=needed)
         return request.measuring(self.resources, a).compare(
@@ -241,9 +251,10 @@ class DSPyFramework:
             (self._connect(a, request.model), self._connect(b, second_model or request.model)),
         )
 
-    def _target(self, program: str | dspy.Module) -> Target:
-        return self.target(program) if isinstance(program, str) else target_of(program)
+    def _target(self, program: str | dspy.Module, model: Model) -> Target:
+        target = self.target(program) if isinstance(program, str) else target_of(program)
+        return target if model is None else replace(target, module=without_own_lms(target.module))
 
-    def _connect(self, target: Target, model: str | None) -> Callable[[], dspy.LM]:
-        """Connects to the model of the call, or the one of the target's project."""
-        return lambda: self.lm(model or self.config.project(target.project).model)
+    def _connect(self, target: Target, model: Model) -> Callable[[], Any]:
+        """Connects to the model of the call, else to that of DSPy's settings, else to the one of the project."""
+        return lambda: self.lm(model or default_model(self.config.project(target.project).model))

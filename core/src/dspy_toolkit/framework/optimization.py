@@ -28,6 +28,7 @@ from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.selection import OptimizerType, Situation, choose
 from dspy_toolkit.optimize.spec import RunControls, RunSpec, Saved
 from dspy_toolkit.programs.inspect import input_fields
+from dspy_toolkit.programs.own_lms import model_names, without_own_lms
 from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.identity import differences
 from dspy_toolkit.runs.runs import identity_key
@@ -60,7 +61,7 @@ class PreparedRun:
         if isinstance(module, str):
             options = options.for_module(resources.modules.config(module))
             module = resources.modules.get(module)
-        return cls._of(resources, module, options, task)
+        return cls._of(resources, *_with_model(module, options), task)
 
     @classmethod
     def of_name(cls, resources: Resources, name: str, options: RunOptions) -> Self:
@@ -69,17 +70,19 @@ class PreparedRun:
         """
         target = find_target(resources, name, plain=True)
         if options.resume is False:
+            module, options = _with_model(target.module, options)
             options = options.for_target(target, resources.config)
         else:
             run = resources.runs.find(target.name, None if options.resume is True else options.resume)
             options = resumed_options(run, resources.plugins, options)
+            module = target.module if "predictor_models" in run.identity else without_own_lms(target.module)
         named = {"name": name, **options.named_data()}
         rows, example_inputs = _rows(target, options.dataset)
         stored = StoredResult(resources, example_inputs)
         options = replace(
             options, dataset=rows, metrics=target.metrics(resources.plugins, options.metrics), save=stored.save
         )
-        return replace(cls._of(resources, target.module, options, target.name), named=named, stored=stored)
+        return replace(cls._of(resources, module, options, target.name), named=named, stored=stored)
 
     @classmethod
     def _of(cls, resources: Resources, module: dspy.Module, options: RunOptions, task: str) -> Self:
@@ -142,6 +145,7 @@ class PreparedRun:
             save=options.save,
             connect=self.resources.lm,
             options={**options.to_record(), **self.named},
+            notes=options.notes,
             plan=options.planned,
         )
 
@@ -176,6 +180,16 @@ class StoredResult:
     def newest(self) -> str:
         """`task@v3`, or empty while nothing is stored."""
         return "" if self.version is None else f"{self.version.task}@{self.version.name}"
+
+
+def _with_model(module: dspy.Module, options: RunOptions) -> tuple[dspy.Module, RunOptions]:
+    """The model of the call wins over the LMs that predictors bring; a note says so."""
+    models = model_names(module)
+    if options.model is None or not models:
+        return module, options
+    replaced = ", ".join(f"{name} ({model})" for name, model in models.items())
+    note = f"`model` replaces the LMs of the program's predictors: {replaced}. Leave it out to keep them."
+    return without_own_lms(module), replace(options, notes=(*options.notes, note))
 
 
 def _rows(target: Target, dataset: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -9,6 +9,8 @@ from typing import Any, Self, TypedDict
 
 from dspy_toolkit.data.splits import AnyData
 from dspy_toolkit.framework.modules import ProjectSignatureConfig
+from dspy_toolkit.framework.resources import Model, default_model
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.metrics.named import AnyMetrics
 from dspy_toolkit.optimize.planning.plan import Plan
@@ -27,7 +29,7 @@ class PlanKeywords(TypedDict, total=False):
     dataset: AnyData | None
     metrics: AnyMetrics | None
     optimizer: str | None
-    model: str | None
+    model: Model
     seed: int | None
     rows: Mapping[str, int] | None
     parameters: Mapping[str, Any] | None
@@ -55,7 +57,7 @@ class RunOptions:
     dataset: AnyData | None = None
     metrics: AnyMetrics | None = None
     optimizer: str | None = None
-    model: str | None = None
+    model: Model = None
     seed: int | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class RunOptions:
     stop: threading.Event | None = None
     save: Callable[[OptimizationResult], Saved] | None = None
     planned: Plan | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Self:
@@ -76,7 +79,7 @@ class RunOptions:
     @classmethod
     def of_module(cls, dataset: AnyData, metrics: AnyMetrics, keywords: Mapping[str, Any]) -> Self:
         """Those of `optimize_module`, whose other keywords are parameters of the optimizer."""
-        names = {option.name for option in fields(cls)} - {"dataset", "metrics", "parameters"}
+        names = {option.name for option in fields(cls)} - {"dataset", "metrics", "parameters", "notes"}
         options = {name: value for name, value in keywords.items() if name in names}
         parameters = {name: value for name, value in keywords.items() if name not in names}
         return cls.of({**options, "dataset": dataset, "metrics": metrics, "parameters": parameters})
@@ -93,7 +96,7 @@ class RunOptions:
         return replace(
             self,
             optimizer=optimizer,
-            model=self.model or project.model,
+            model=self.model or default_model(project.model),
             rows={**rows_of_task, **project.rows, **self.rows},
             parameters={**of_task, **of_project, **self.parameters},
         )
@@ -110,7 +113,7 @@ class RunOptions:
         return replace(
             self,
             optimizer=self.optimizer or "bootstrap",
-            model=self.model or config.model,
+            model=self.model or default_model(config.model),
             seed=config.seed if self.seed is None else self.seed,
             num_threads=self.num_threads or config.num_threads,
             max_errors=config.max_errors if self.max_errors is None else self.max_errors,
@@ -130,7 +133,7 @@ class RunOptions:
         """The others, as the record of a run has them."""
         return {
             "optimizer": self.optimizer,
-            "model": self.model,
+            "model": self.model if isinstance(self.model, str | None) else LMInfo.of(self.model).model,
             "seed": self.seed,
             "rows": dict(self.rows),
             "parameters": dict(self.parameters),

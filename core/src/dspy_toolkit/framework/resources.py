@@ -24,7 +24,15 @@ from dspy_toolkit.store.store import Store
 from dspy_toolkit.tracking.process import tracked
 from dspy_toolkit.types import TaskEntry, resolve
 
-__all__ = ["Resources"]
+__all__ = ["Model", "Resources", "default_model"]
+
+Model = str | dspy.BaseLM | None
+"""A model string, the name of a profile, or an LM of DSPy's."""
+
+
+def default_model(*settings: str | None) -> Model:
+    """The LM of `dspy.context` or `dspy.configure`, else the first of `settings` that names one."""
+    return dspy.settings.get("lm") or next(filter(None, settings), None)
 
 
 class Resources:
@@ -46,12 +54,15 @@ class Resources:
         os.environ["DSPY_TOOLKIT_CACHE"] = str(config.cache)
         configure_cache(config.cache / "lm")
 
-    def lm(self, model: str | None = None, **options: Any) -> dspy.LM:
+    def lm(self, model: Model = None, **options: Any) -> Any:
         """An LM for a model string or profile name; None is the default model. Equal calls share one LM.
 
+        An LM stands for itself.
         `options` are those of `dspy.LM` and win over the profile's. Raises UnknownNameError for a profile or provider
         that does not exist, ModelError when the model cannot be loaded.
         """
+        if isinstance(model, dspy.BaseLM):
+            return model.copy(**options) if options else model
         profile = self.config.profile(model)
         merged = {**profile.model_dump(exclude={"model"}, exclude_none=True), **options}
         key = (profile.model, *sorted((name, repr(value)) for name, value in merged.items()))

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import dspy
+
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.framework.options import RunOptions
+from dspy_toolkit.framework.resources import Model, default_model
+from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.optimize.optimizer import find_optimizer, load_optimizer, parameter_values, parse_params
 from dspy_toolkit.optimize.result import OptimizationResult
@@ -28,7 +32,7 @@ def resumed_options(run: Run, plugins: PluginManager, options: RunOptions) -> Ru
         dataset=recorded.dataset if options.dataset is None else options.dataset,
         metrics=options.metrics or recorded.metrics,
         optimizer=recorded.optimizer,
-        model=recorded.model,
+        model=_model(recorded.model, options.model),
         seed=recorded.seed,
         rows=recorded.rows,
         parameters=recorded.parameters,
@@ -39,14 +43,23 @@ def resumed_options(run: Run, plugins: PluginManager, options: RunOptions) -> Ru
     )
 
 
+def _model(recorded: str | None, requested: Model) -> Model:
+    """An LM in hand or in DSPy's settings if it is the recorded model, else its name."""
+    for model in (requested, default_model()):
+        if isinstance(model, dspy.BaseLM) and LMInfo.of(model).model == recorded:
+            return model
+    return recorded
+
+
 def _check_same(run: Run, plugins: PluginManager, options: RunOptions) -> None:
     recorded, name = run.options, run.request.optimizer or ""
     optimizer = options.optimizer
     if optimizer not in (None, recorded.optimizer) and find_optimizer(plugins, optimizer).entry.name != name:
         raise _different(run, "optimizer", recorded.optimizer, optimizer)
     for option, was, value in (("model", recorded.model, options.model), ("seed", recorded.seed, options.seed)):
-        if value is not None and value != was:
-            raise _different(run, option, was, value)
+        requested = value if isinstance(value, str | int | None) else LMInfo.of(value).model
+        if requested is not None and requested != was:
+            raise _different(run, option, was, requested)
     for subset, count in options.rows.items():
         if count != recorded.rows.get(subset):
             raise _different(run, f"rows {subset}", recorded.rows.get(subset, "all"), count)

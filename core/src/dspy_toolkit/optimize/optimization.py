@@ -25,6 +25,7 @@ from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.planning.planner import plan
 from dspy_toolkit.optimize.result import OptimizationResult, ResultStatus
 from dspy_toolkit.optimize.spec import RunControls, RunSpec
+from dspy_toolkit.programs.own_lms import unpinned
 from dspy_toolkit.runs.emitter import Emitter
 from dspy_toolkit.runs.events import Event, Stage
 from dspy_toolkit.runs.history import RunHistory
@@ -129,6 +130,8 @@ class Optimization:
             self.emitter.planned_calls = round(self.plan.total().calls.expected)
 
     def _stages(self) -> None:
+        for note in (*self.controls.notes, *self._model_notes()):
+            self.emitter.note("baseline", note)
         if self.spec.reason:
             self.emitter.note("search", f"{self.spec.optimizer_name}: {self.spec.reason}")
         if self.controls.journal is not None and self.spec.lm_info.cache is False:
@@ -148,6 +151,10 @@ class Optimization:
         self.best = self.search()
         self.meter.limits = self.controls.limits
         self._evaluate_best(self.best, self.baseline)
+
+    def _model_notes(self) -> list[str]:
+        models = ", ".join(f"{name}: {model}" for name, model in self.spec.models.items())
+        return [f"Predictors with models of their own, in every stage: {models}."] if models else []
 
     def _evaluate_best(self, best: dspy.Module, baseline: Evaluation) -> None:
         if self.spent is not None and self._candidates == 0:
@@ -180,6 +187,7 @@ class Optimization:
             program=self.best,
             task=spec.task,
             model=spec.model,
+            models=spec.models,
             optimizer=spec.optimizer_name,
             reason=spec.reason,
             parameters=spec.parameters,
@@ -215,7 +223,7 @@ class Optimization:
 
     def job(self) -> OptimizerJob:
         return OptimizerJob(
-            program=self.spec.program,
+            program=self.spec.search_program,
             train=self.spec.data.train,
             validation=self.spec.data.validation,
             metric=self.metric,
@@ -238,7 +246,7 @@ class Optimization:
             with interrupting(self.meter), self.meter.counting(), self.spec.context(), self._failing(), quiet():
                 best = self.spec.optimizer.compile(self.job(), self.spec.params)
                 if isinstance(best, dspy.Module):
-                    best = self._fit(best)
+                    best = self._fit(unpinned(best))
         except (KeyboardInterrupt, StopRequested) as interruption:
             raise OptimizationInterrupted("Stopped during the search.") from interruption
         except BudgetSpent as spent:
@@ -319,7 +327,7 @@ class Optimization:
 
     def _on_keep(self, program: dspy.Module, score: float | None, message: str) -> None:
         self._search_meter.check()
-        candidate = self._fit(program)
+        candidate = self._fit(unpinned(program))
         with self._lock:
             self._candidates += 1
             self.recorder.candidate(self._candidates, score=score, message=message, state=lambda: state_of(candidate))

@@ -26,6 +26,7 @@ def recall(run: Run) -> OptimizationResult | None:
         program=None,
         task=result.task,
         model=result.model,
+        models=result.models,
         optimizer=result.optimizer,
         reason=result.reason,
         parameters=result.parameters,

@@ -1,7 +1,7 @@
 """What a run returns."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import dspy
@@ -25,7 +25,8 @@ class OptimizationResult:
     failures of the search; those of the evaluations are in the evaluations. A result that comes with
     OptimizationInterrupted has what was finished: `optimized` and `comparison` are None, `program` and `baseline` may
     be. `reason` is why this optimizer was taken, where it was chosen by rule; `run` the id of the run's record, if it
-    has one; `note` what a budget that ended it has to say.
+    has one; `note` what a budget that ended it has to say; `models` those
+    of predictors that bring an LM of their own, which `model` does not answer for.
     """
 
     program: dspy.Module | None
@@ -47,6 +48,7 @@ class OptimizationResult:
     status: ResultStatus = "finished"
     run: str = ""
     note: str = ""
+    models: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> ScoreEstimate | None:
@@ -76,6 +78,7 @@ class OptimizationResult:
             "note": self.note,
             "task": self.task,
             "model": self.model,
+            **({"models": dict(self.models)} if self.models else {}),
             "optimizer": self.optimizer,
             "reason": self.reason,
             "parameters": plain(dict(self.parameters)),

@@ -18,6 +18,7 @@ from dspy_toolkit.metrics.metric import Metric
 from dspy_toolkit.optimize.optimizer import as_optimizer, parameter_values, parse_params
 from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.result import OptimizationResult
+from dspy_toolkit.programs.own_lms import model_names, own_lms, pinned
 from dspy_toolkit.runs.events import EventSink
 from dspy_toolkit.runs.identity import state_digest
 from dspy_toolkit.runs.journal import Journal
@@ -93,6 +94,16 @@ class RunSpec:
         """How many times as often as `program` the optimizer's result asks its LM."""
         return self.optimizer.rollouts_per_row(self.params)
 
+    @cached_property
+    def models(self) -> dict[str, str]:
+        """The models of predictors that bring an LM of their own; the others use `model`."""
+        return model_names(self.program)
+
+    @cached_property
+    def search_program(self) -> dspy.Module:
+        """What the optimizer starts from: `program`, whose predictors keep their own LMs in whatever it makes of it."""
+        return pinned(self.program)
+
     def context(self) -> AbstractContextManager[None]:
         """DSPy's settings for everything the run asks."""
         adapter = {} if self.adapter is None else {"adapter": self.adapter}
@@ -100,6 +111,8 @@ class RunSpec:
 
     def identity(self) -> dict[str, Any]:
         """What decides the outcome, as plain data. Budgets, threads and where things are stored do not."""
+        lms = {name: LMInfo.of(lm) for name, lm in own_lms(self.program).items()}
+        models = {name: {"model": info.model, **info.options} for name, info in lms.items()}
         return {
             "task": self.task,
             "optimizer": self.optimizer_name,
@@ -108,6 +121,7 @@ class RunSpec:
             "metric": self.metric_name,
             "model": self.model,
             "model_options": dict(self.lm_info.options),
+            **({"predictor_models": models} if models else {}),
             "adapter": type(self.adapter or dspy.ChatAdapter()).__name__,
             "data_digest": self.data_digest,
             "rows": self.data.sizes,
@@ -126,7 +140,7 @@ class RunControls:
     into an LM, for optimizers with a parameter that names a second model. `save` is called with a result that has a
     program, finished or interrupted, before its end is recorded. What happens is written to `journal`, with `options`,
     which are what would request the run again. `plan` is a plan made before; without it the run makes one, without
-    measuring.
+    measuring. `notes` are emitted as the run begins.
     """
 
     num_threads: int = 1
@@ -136,6 +150,7 @@ class RunControls:
     stop: threading.Event = field(default_factory=threading.Event)
     save: Callable[[OptimizationResult], Saved] | None = None
     connect: Callable[[str], Any] | None = None
+    notes: tuple[str, ...] = ()
     journal: Journal | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None

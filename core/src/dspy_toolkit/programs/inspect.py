@@ -1,13 +1,33 @@
 """What a program takes and asks, read from its code and predictors without running it."""
 
 import inspect
+from dataclasses import dataclass
 from typing import cast
 
 import dspy
 
 from dspy_toolkit.compat.adapters import annotation_allows_none
 
-__all__ = ["input_fields", "signatures_of"]
+__all__ = ["CallParameters", "call_parameters", "input_fields", "signatures_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallParameters:
+    """What a call of a program must and may give: `fields` to whether they are required; `others`, any besides."""
+
+    fields: dict[str, bool]
+    others: bool
+
+
+def call_parameters(program: dspy.Module) -> CallParameters | None:
+    """Read from `forward` or, for a dspy.Predict, its signature; None where neither says what the program takes."""
+    if isinstance(program, dspy.Predict):
+        return CallParameters(fields=input_fields(program), others=True)
+    forward = getattr(type(program), "forward", None) or getattr(type(program), "aforward", None)
+    if forward is None:
+        return None
+    kinds = {parameter.kind for parameter in inspect.signature(forward).parameters.values()}
+    return CallParameters(fields=_forward_parameters(program), others=inspect.Parameter.VAR_KEYWORD in kinds)
 
 
 def input_fields(program: dspy.Module) -> dict[str, bool]:

@@ -24,6 +24,7 @@ from dspy_toolkit.compat.programs import get_dependency_versions
 from dspy_toolkit.errors import BundleError
 from dspy_toolkit.programs.inspect import signatures_of
 from dspy_toolkit.programs.nearest import Nearest
+from dspy_toolkit.programs.own_lms import own_lms, unpinned
 from dspy_toolkit.programs.vote import Vote
 
 __all__ = ["dump", "load", "load_plain", "plain_of"]
@@ -76,7 +77,7 @@ def load(stored: Any, factory: Callable[[], dspy.Module], program: dspy.Module) 
 
 
 def _dump_plain(program: dspy.Module) -> dict[str, Any]:
-    copy = program.deepcopy()
+    copy = unpinned(program.deepcopy())
     copy.set_lm(None)
     state = copy.dump_state()
     parts = _by_predictor(copy, state)
@@ -104,12 +105,14 @@ def load_plain(program: dspy.Module, state: Any) -> None:
             raise BundleError(f"the state of {name!r} is not what DSPy saves")
         if part.get("lm") is not None:
             raise BundleError(f"the state of {name!r} brings an LM, which a bundle must not")
+    lms = own_lms(program)  # which its class sets; DSPy replaces them by those of the state
     try:
         program.load_state(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"DSPy cannot load the state: {type(error).__name__}: {error}") from error
     signatures = signatures_of(program)
     for name, predictor in program.named_predictors():
+        predictor.lm = lms.get(name)
         fields = signatures[name].fields
         predictor.demos = [
             dspy.Example(

@@ -311,6 +311,7 @@ class ResultRecord:
 
     task: str = ""
     model: str = ""
+    models: Mapping[str, str] = field(default_factory=dict)
     optimizer: str = ""
     reason: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """What `manifest.json` says: where a program comes from and how good it is."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ class Manifest:
 
     `promoted` is whether the paired interval cleared the baseline. `shape` is what the fingerprint is about, field by
     field; `files` the sha256 of the bundle's other files that are loaded; `parent` the version it was made from, if
-    any.
+    any. `models` are those of predictors that bring an LM of their own, by the predictor's name.
     """
 
     format: int
@@ -53,6 +53,7 @@ class Manifest:
     parent: str | None
     created: str
     files: dict[str, str]
+    models: dict[str, str] = field(default_factory=dict)
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -69,6 +70,7 @@ class Manifest:
             parameters=plain(dict(result.parameters)),
             seed=result.seed,
             model=_public_name(result.model),
+            models={name: _public_name(model) for name, model in result.models.items()},
             packages=packages(),
             baseline=result.baseline,
             optimized=result.optimized,
@@ -99,7 +101,10 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, in the order of the fields."""
-        return asdict(self)
+        data = asdict(self)
+        if not self.models:  # which older code does not know
+            del data["models"]
+        return data
 
 
 _ADAPTER = TypeAdapter(Manifest)

@@ -39,8 +39,8 @@ def plan(spec: RunSpec, controls: RunControls | None = None, *, measure: bool = 
         metric.check([*data.train, *data.validation, *data.test])
     notes: dict[str, None] = {}
     job = OptimizerJob(
-        program=spec.program, train=data.train, validation=data.validation, metric=metric, lm=spec.lm, seed=spec.seed,
-        num_threads=controls.num_threads, stop=threading.Event(), on_report=_ignored, on_keep=_ignored,
+        program=spec.search_program, train=data.train, validation=data.validation, metric=metric, lm=spec.lm,
+        seed=spec.seed, num_threads=controls.num_threads, stop=threading.Event(), on_report=_ignored, on_keep=_ignored,
         on_note=notes.setdefault, connect=controls.connect,
     )  # fmt: skip
     with spec.context():
