@@ -319,6 +319,16 @@ def test_end_tokens_are_those_of_the_generation_configuration(directory):
     assert resolve_model(f"mlx/{directory}").name == name
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_context_length_is_that_of_the_configuration(directory, nested):
+    """Models of some families do not keep it (gpt_oss, gemma, mixtral); the tokenizer then has it."""
+    length = {"max_position_embeddings": 777}
+    changes = {"max_position_embeddings": None, "text_config": length} if nested else length
+    edit(directory / "config.json", **changes)
+    _, tokenizer = load(resolve_model(f"mlx/{directory}"))
+    assert tokenizer._tokenizer.model_max_length == 777
+
+
 def test_a_model_too_big_for_memory_is_refused_with_both_numbers(directory, monkeypatch):
     monkeypatch.setattr(models, "available_memory", lambda: 1000)
     with pytest.raises(ModelError, match=r"need 0\.0 GiB; 0\.0 GiB of memory.*fewer bits"):

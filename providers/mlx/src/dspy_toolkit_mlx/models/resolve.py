@@ -12,6 +12,7 @@ A resolved name identifies the content, because DSPy's cache knows a model by it
 import importlib.util
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,7 @@ from dspy_toolkit.errors import ModelError, UnknownNameError
 from dspy_toolkit_mlx.models.checkpoint import Checkpoint, read_checkpoint
 from dspy_toolkit_mlx.models.gguf.conversion import converted
 from dspy_toolkit_mlx.models.memory import available_memory
+from dspy_toolkit_mlx.models.tokenizers import transformers_tokenizer
 
 if TYPE_CHECKING:
     import mlx.nn as nn
@@ -215,15 +217,25 @@ def load(resolved: ResolvedModel) -> "tuple[nn.Module, TokenizerWrapper]":
             "Take its instruct version, or put the template into chat_template.jinja in that directory."
         )
     try:
-        model, _ = load_model(path, lazy=True)
+        model, config = load_model(path, lazy=True)
     except ValueError as error:
         raise _load_error(resolved.checkpoint, error) from error
+    if context := _context_length(config):  # many of mlx-lm's models do not keep it
+        transformers_tokenizer(tokenizer).model_max_length = context
     if resolved.float32:
         _expand(model)
     elif mx.default_device() != mx.cpu:
         _narrow(model)
     mx.eval(model.parameters())
     return model, tokenizer
+
+
+def _context_length(config: Mapping[str, Any]) -> int | None:
+    for part in (config, config.get("text_config") or {}):
+        length = part.get("max_position_embeddings")
+        if isinstance(length, int) and length > 0:
+            return length
+    return None
 
 
 def _load_error(checkpoint: Checkpoint, error: ValueError) -> ModelError:
