@@ -85,6 +85,9 @@ EXPECTED = "expected an iterable of MetricEntry"
         ("raise RuntimeError('at import')", "RuntimeError: at import"),
         ("syntax error here", "SyntaxError"),
         ("import sys\nsys.exit(3)", "SystemExit"),
+        ("class Odd(BaseException): pass\nraise Odd('base')", "Odd: base"),
+        ("class Mute(Exception):\n    def __str__(self): raise ValueError\nraise Mute", "Mute: an error that cannot"),
+        (hooks("def toolkit_metrics():\n    raise GeneratorExit('base')"), "GeneratorExit: base"),
         (hooks("def toolkit_metric():\n    yield 1"), "'toolkit_metric'. Did you mean 'toolkit_metrics'?"),
         (hooks("def toolkit_metrics(plugins):\n    yield 1"), "toolkit_metrics"),
         (hooks("def toolkit_metrics():\n    raise ValueError('in the hook')"), "ValueError: in the hook"),
@@ -156,12 +159,102 @@ def test_nobody_else_can_be_core(plugin_distribution):
     others_work(manager)
 
 
-def test_a_provider_name_belongs_to_one(plugin_distribution):
+def test_a_provider_name_that_two_claim_belongs_to_neither(plugin_distribution):
     plugin_distribution("alpha", provider("shared"))
     plugin_distribution("beta", provider("shared"))
+    plugin_distribution("gamma", provider("other"))
     manager = PluginManager(select="")
-    assert manager.provider("shared/model").distribution == "dspy-toolkit-alpha"
-    assert "'shared' is claimed by dspy-toolkit-alpha and dspy-toolkit-beta" in record(manager, "beta").error
+    with pytest.raises(DuplicateNameError, match="'shared' is claimed by dspy-toolkit-alpha and dspy-toolkit-beta"):
+        manager.provider("shared/model")
+    for project in ("alpha", "beta"):
+        assert "'shared' is claimed by dspy-toolkit-alpha and dspy-toolkit-beta" in record(manager, project).error
+    assert manager.provider("other/model").distribution == "dspy-toolkit-gamma"
+    assert PluginManager(select="-beta").provider("shared/model").distribution == "dspy-toolkit-alpha"
+
+
+@pytest.mark.parametrize(
+    "line", ["[some.group]\nx = this is : not valid !!\n", "no section = 1\n", "[dspy_toolkit\n", "\x00"]
+)
+def test_a_malformed_entry_point_of_a_stranger_hurts_nobody(plugin_distribution, line):
+    plugin_distribution("weather", GOOD)
+    folder = plugin_distribution("other", GOOD)
+    (folder / "dspy_toolkit_other-1.0.dist-info" / "entry_points.txt").write_text(line)
+    manager = PluginManager(select="")
+    assert manager.get(MetricEntry, "weather/rain")
+    others_work(manager)
+
+
+@pytest.mark.parametrize("value", ["this is : not valid !!", "", "no.such_module", "1x"])
+def test_a_malformed_entry_point_of_ours_is_that_plugins_error(plugin_distribution, value):
+    plugin_distribution("weather", GOOD)
+    folder = plugin_distribution("other", GOOD)
+    (folder / "dspy_toolkit_other-1.0.dist-info" / "entry_points.txt").write_text(f"[dspy_toolkit]\nother = {value}\n")
+    manager = PluginManager(select="")
+    assert record(manager, "other").error
+    assert manager.get(MetricEntry, "weather/rain")
+
+
+def test_a_distribution_without_metadata_is_said_and_the_others_load(plugin_distribution, caplog):
+    folder = plugin_distribution("weather", GOOD)
+    (folder / "dspy_toolkit_weather-1.0.dist-info" / "METADATA").unlink()
+    plugin_distribution("sports", GOOD)
+    assert PluginManager(select="").get(MetricEntry, "sports/rain")
+    assert "metadata of an installed distribution cannot be read" in caplog.text
+
+
+NEVER = "import threading\n        threading.Event().wait()"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import threading\nthreading.Event().wait()",
+        hooks(f"def toolkit_metrics():\n    if True:\n        {NEVER}\n    yield"),
+    ],
+)
+def test_a_plugin_that_never_returns_is_given_up(plugin_distribution, source):
+    # A package of its own: its import stays locked as long as this process lives.
+    plugin_distribution("weather", source, package="dspy_toolkit_never_returns")
+    plugin_distribution("sports", GOOD)
+    manager = PluginManager(select="", time_limit=0.2)
+    manager.check()
+    assert "takes longer than 0.2 s" in record(manager, "weather").error
+    assert manager.get(MetricEntry, "sports/rain")
+
+
+def test_a_hook_without_end_is_an_error(plugin_distribution):
+    plugin_distribution("weather", hooks(f"def toolkit_metrics():\n    while True:\n        yield {metric()}"))
+    manager = PluginManager(select="")
+    manager.check()
+    assert "more than 10000 entries" in record(manager, "weather").error
+
+
+@pytest.mark.parametrize(
+    "project", ["_x", "wetter-ä", "my project", "a/b", "aliases", "Signatures", "modules", "v1", "-x"]
+)
+def test_a_project_name_that_nothing_could_be_stored_under_is_refused_at_once(plugin_distribution, project):
+    plugin_distribution(project, GOOD, distribution="stranger", package="stranger")
+    plugin_distribution("sports", GOOD)
+    manager = PluginManager(select="")
+    assert f"stranger names its project {project!r}" in record(manager, project).error
+    assert manager.get(MetricEntry, "sports/rain")
+
+
+@pytest.mark.parametrize("name", ["aliases", "v3", "_x", "wetter-ä"])
+def test_a_task_name_that_nothing_could_be_stored_under_is_refused_at_once(plugin_distribution, name):
+    entry = f"TaskEntry(name={name!r}, summary='s', program='a.b:c', data='a.b:c', metric='rain')"
+    plugin_distribution("weather", hooks(f"def toolkit_tasks():\n    yield {entry}", imports="TaskEntry"))
+    manager = PluginManager(select="")
+    manager.check()
+    assert f"the name {name!r}" in record(manager, "weather").error
+
+
+def test_a_misspelled_selection_is_named(plugin_distribution, caplog):
+    plugin_distribution("helpdesk", GOOD)
+    manager = PluginManager(select="helpdsk")
+    assert manager.unknown_selected == ("helpdsk",)
+    assert "DSPY_TOOLKIT_PLUGINS: No plugin named 'helpdsk'. Did you mean 'helpdesk'?" in caplog.text
+    assert PluginManager(select="helpdesk,-dspy-toolkit-helpdesk").unknown_selected == ()
 
 
 def test_a_plain_name_of_two_projects_must_be_qualified(plugin_distribution):
@@ -212,7 +305,7 @@ def test_unknown_names_come_with_what_exists_closest_first(plugin_distribution):
     ) as caught:
         manager.get(MetricEntry, "weather/rian")
     assert caught.value.known[0] == "weather/rain"
-    with pytest.raises(UnknownNameError, match="pip install dspy-toolkit-cooking"):
+    with pytest.raises(UnknownNameError, match="No installed plugin is called 'cooking'"):
         manager.get(TaskEntry, "cooking/soup")
     with pytest.raises(UnknownNameError, match="A model string starts with its provider"):
         manager.provider("gpt-x")

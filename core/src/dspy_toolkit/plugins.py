@@ -6,10 +6,14 @@ entry points ──load one at a time──▶ PluginRecord (listed, even when b
                                      Entry, by qualified name
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import islice
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -28,14 +32,26 @@ from dspy_toolkit.types import (
 )
 from dspy_toolkit.version import __version__
 
-__all__ = ["BUILTIN", "Found", "PluginManager", "PluginRecord"]
+__all__ = ["BUILTIN", "Found", "InstalledPlugin", "PluginManager", "PluginRecord", "installed_plugins"]
+
+logger = logging.getLogger(__name__)
 
 BUILTIN = "core"
 """The project of what ships in the box."""
 
 _BUILTIN_HOOKS = "dspy_toolkit.builtin.hooks"  # by name, as of any plugin: its room is above this one
 
+_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_RESERVED = re.compile(r"aliases|modules|signatures|v[0-9]+", re.IGNORECASE)
+"""Folders of the store, which holds programs by project and task."""
+
+_SECONDS = 20.0
+"""Longest time a plugin's module may take to import, and each of its hooks to answer."""
+
+_MOST_ENTRIES = 10_000
+
 E = TypeVar("E", bound=Entry)
+T = TypeVar("T")
 
 _HOOKS: dict[type[Entry], tuple[str, str]] = {
     SignatureEntry: ("toolkit_signatures", "signature"),
@@ -64,6 +80,56 @@ class PluginRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InstalledPlugin:
+    """An entry point of our group: the project, the module that holds its hooks, and who installed it."""
+
+    project: str
+    module: str
+    distribution: str
+    version: str
+
+    def load(self) -> Any:
+        from importlib_metadata import EntryPoint
+
+        return EntryPoint(name=self.project, value=self.module, group=hookspecs.PROJECT).load()
+
+
+def installed_plugins() -> list[InstalledPlugin]:
+    """The entry points of our group, sorted; of distributions on the path twice the first, as for imports.
+
+    Reads each distribution's file itself: one malformed line of any distribution, in any group, would make
+    `importlib_metadata.entry_points` raise for all of them.
+    """
+    from importlib_metadata import distributions
+
+    plugins: dict[tuple[str, str], InstalledPlugin] = {}
+    for distribution in distributions():
+        try:
+            lines = list(_section(distribution.read_text("entry_points.txt") or "", hookspecs.PROJECT))
+            name, version = (distribution.name, distribution.version) if lines else ("", "")
+        except Exception as error:  # noqa: BLE001  # a damaged distribution is no reason to lose the others
+            logger.warning("The metadata of an installed distribution cannot be read: %s", _describe(error))
+            continue
+        for project, module in lines:
+            plugin = InstalledPlugin(
+                project=project, module=module, distribution=name or module.partition(".")[0], version=version or "0"
+            )
+            plugins.setdefault((project, plugin.distribution), plugin)
+    return [plugins[key] for key in sorted(plugins)]
+
+
+def _section(text: str, group: str) -> Iterator[tuple[str, str]]:
+    """Name and value of each line in one group of an `entry_points.txt`."""
+    current = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("[") and line.endswith("]"):
+            current = line[1:-1].strip()
+        elif current == group and line and line[0] not in "#;":
+            name, _, value = line.partition("=")
+            yield name.strip(), value.strip()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Found(Generic[E]):
     """An entry together with who contributed it."""
 
@@ -81,16 +147,21 @@ class PluginManager:
 
     `entry_points=False` leaves out what is installed, for tests. `select` overrides DSPY_TOOLKIT_PLUGINS: a
     comma-separated list of projects or distributions; plain names pick (only those load), names with a leading `-`
-    block. Built-ins always load. Creating a manager loads each plugin's hooks module and calls no hook.
+    block. Built-ins always load. Creating a manager loads each plugin's hooks module and calls no hook. A plugin that
+    does not load, or whose hook does not return, within `time_limit` seconds is recorded as broken.
     """
 
-    def __init__(self, *, entry_points: bool = True, select: str | None = None):
+    def __init__(self, *, entry_points: bool = True, select: str | None = None, time_limit: float = _SECONDS):
         self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
         self._pluggy.add_hookspecs(hookspecs)
         self._records: dict[tuple[str, str], PluginRecord] = {}
         self._modules: dict[tuple[str, str], Any] = {}
         self._entries: dict[type[Entry], dict[str, Found[Any]]] = {}
         self._clashes: dict[str, str] = {}
+        self._provider_clashes: dict[str, str] = {}
+        self._time_limit = time_limit
+        self.unknown_selected: tuple[str, ...] = ()
+        """What DSPY_TOOLKIT_PLUGINS names and nothing installed has."""
         self._select = os.environ.get("DSPY_TOOLKIT_PLUGINS", "") if select is None else select
         self.register(import_module(_BUILTIN_HOOKS), project=BUILTIN, distribution="dspy-toolkit", version=__version__)
         if entry_points:
@@ -101,9 +172,10 @@ class PluginManager:
     def register(self, module: ModuleType | object, *, project: str, distribution: str, version: str = "0") -> None:
         """Add a plugin that is already imported.
 
-        Raises PluginError if it implements a hook that does not exist or with arguments, DuplicateNameError if the
-        project is taken.
+        Raises PluginError if it implements a hook that does not exist or with arguments, or if the project's name
+        cannot be used, DuplicateNameError if the project is taken.
         """
+        _check_project(project, distribution)
         key = (project, distribution)
         for taken_project, taken_distribution in self._modules:
             if taken_project == project:
@@ -125,37 +197,68 @@ class PluginManager:
         self._entries.clear()
 
     def _load_entry_points(self) -> None:
-        from importlib_metadata import entry_points
-
-        # One distribution can be seen twice when sys.path has two routes to it.
-        found = {(point.name, _distribution(point)): point for point in entry_points(group=hookspecs.PROJECT)}
-        projects: dict[str, list[str]] = {}
-        for project, distribution in found:
-            projects.setdefault(project, [])
-            if not self._is_blocked(project, distribution):
-                projects[project].append(distribution)
-        for (project, distribution), point in sorted(found.items(), key=lambda item: item[0]):
-            version = point.dist.version if point.dist else "0"
-            record = PluginRecord(name=project, distribution=distribution, version=version)
-            if self._is_blocked(project, distribution):
+        installed = installed_plugins()
+        self._check_selection(installed)
+        rivals: dict[str, list[str]] = {}
+        for plugin in installed:
+            if not self._is_blocked(plugin.project, plugin.distribution):
+                rivals.setdefault(plugin.project, []).append(plugin.distribution)
+        for plugin in installed:
+            project = plugin.project
+            record = PluginRecord(name=project, distribution=plugin.distribution, version=plugin.version)
+            if self._is_blocked(project, plugin.distribution):
                 record = replace(record, blocked=True)
-            elif project == BUILTIN or len(projects[project]) > 1:
-                rivals = ["dspy-toolkit", distribution] if project == BUILTIN else sorted(projects[project])
-                self._clashes[project] = _clash(project, *rivals)
+            elif project == BUILTIN or len(rivals[project]) > 1:
+                claimants = ["dspy-toolkit", plugin.distribution] if project == BUILTIN else rivals[project]
+                self._clashes[project] = _clash(project, *claimants)
                 record = replace(record, error=self._clashes[project])
             else:
-                record = self._load(point.load, record)
-            self._records[project, distribution] = record
+                record = self._load(plugin, record)
+            self._records[project, plugin.distribution] = record
 
-    def _load(self, load: Callable[[], Any], record: PluginRecord) -> PluginRecord:
+    def _check_selection(self, installed: Sequence[InstalledPlugin]) -> None:
+        """Say which names in DSPY_TOOLKIT_PLUGINS nothing has: a misspelled one would block everything in silence."""
+        names = {BUILTIN, "dspy-toolkit"}
+        names |= {name for plugin in installed for name in (plugin.project, plugin.distribution)}
+        self.unknown_selected = tuple(word for word in self._words() if word.removeprefix("-") not in names)
+        for word in self.unknown_selected:
+            unknown = UnknownNameError("plugin", word.removeprefix("-"), names)
+            logger.warning("DSPY_TOOLKIT_PLUGINS: %s", unknown)
+
+    def _load(self, plugin: InstalledPlugin, record: PluginRecord) -> PluginRecord:
         try:
-            module = load()
+            _check_project(plugin.project, plugin.distribution)
+            module = self._limited(plugin.load, f"importing {plugin.module}")
             self.register(module, project=record.name, distribution=record.distribution, version=record.version)
-        except (Exception, SystemExit) as error:  # whatever a stranger's module raises, the others go on
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a stranger's module raises, the others are loaded
             if os.environ.get("DSPY_TOOLKIT_STRICT"):
                 raise
             return replace(record, error=_describe(error))
         return self._records[record.name, record.distribution]
+
+    def _limited(self, call: Callable[[], T], what: str) -> T:
+        """The call's result, from a thread that is left alone when it takes too long. Raises what the call raises."""
+        if os.environ.get("DSPY_TOOLKIT_STRICT"):
+            return call()
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                results.append(call())
+            except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
+                errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(self._time_limit)
+        if errors:
+            raise errors[0]
+        if not results:
+            raise PluginError(f"{what} takes longer than {self._time_limit:g} s and was given up.")
+        return results[0]
 
     def _hooks_of(self, module: Any) -> tuple[str, ...]:
         names = [name for name in dir(module) if self._pluggy.parse_hookimpl_opts(module, name) is not None]
@@ -166,12 +269,15 @@ class PluginManager:
         return tuple(names)
 
     def _is_blocked(self, project: str, distribution: str) -> bool:
-        words = [word.strip() for word in self._select.split(",") if word.strip()]
+        words = self._words()
         picked = [word for word in words if not word.startswith("-")]
         blocked = [word[1:] for word in words if word.startswith("-")]
         if project in blocked or distribution in blocked:
             return True
         return bool(picked) and project not in picked and distribution not in picked
+
+    def _words(self) -> list[str]:
+        return [word.strip() for word in self._select.split(",") if word.strip()]
 
     # --- looking up
 
@@ -228,6 +334,8 @@ class PluginManager:
         by_prefix = {found.entry.name: found for found in self.entries(ProviderEntry).values()}
         if prefix in by_prefix:
             return by_prefix[prefix]
+        if prefix in self._provider_clashes:
+            raise DuplicateNameError(self._provider_clashes[prefix])
         for record in self._records.values():
             if record.name == prefix and record.error:
                 raise PluginError(
@@ -245,11 +353,10 @@ class PluginManager:
             return ""
         if any(record.name == project for record in self._records.values()):
             return f"The plugin {project!r} is blocked by DSPY_TOOLKIT_PLUGINS."
-        return f"If it is in a plugin that is not installed: pip install dspy-toolkit-{project}"
+        return f"No installed plugin is called {project!r}; `dspy-toolkit plugins` lists them."
 
     def _collect(self, kind: type[E]) -> dict[str, Found[E]]:
         collected: dict[str, Found[E]] = {}
-        providers: dict[str, str] = {}
         noun = _HOOKS[kind][1]
         for key, module in sorted(self._modules.items(), key=lambda item: (item[0][0] != BUILTIN, item[0])):
             project, distribution = key
@@ -259,37 +366,74 @@ class PluginManager:
                 for name in names:
                     if names.count(name) > 1:
                         raise DuplicateNameError(f"{distribution} contributes the {noun} {name!r} twice.")  # noqa: TRY301
-                    if noun == "provider" and name in providers:
-                        raise DuplicateNameError(_clash(name, providers[name], distribution, noun="provider"))  # noqa: TRY301
-            except (Exception, SystemExit) as error:  # whatever a stranger's hook raises, the others go on
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # whatever a stranger's hook raises, the others are called
                 if os.environ.get("DSPY_TOOLKIT_STRICT"):
                     raise
                 self._records[key] = replace(self._records[key], error=_describe(error))
                 continue
-            providers.update(dict.fromkeys(names, distribution))
             for entry in entries:
                 collected[f"{project}/{entry.name}"] = Found(entry=entry, project=project, distribution=distribution)
-        return collected
+        return self._without_rivals(collected) if kind is ProviderEntry else collected
+
+    def _without_rivals(self, providers: dict[str, Found[E]]) -> dict[str, Found[E]]:
+        """Only providers whose name one distribution has: prompts must not go to whoever sorts first.
+
+        A built-in provider keeps its name; only the others that claim it are refused.
+        """
+        claims: dict[str, list[Found[E]]] = {}
+        for provider in providers.values():
+            claims.setdefault(provider.entry.name, []).append(provider)
+        refused: set[str] = set()
+        for name, claimants in claims.items():
+            if len(claimants) == 1:
+                continue
+            clash = _clash(name, *(claimant.distribution for claimant in claimants), noun="provider")
+            builtin = any(claimant.project == BUILTIN for claimant in claimants)
+            if not builtin:
+                self._provider_clashes[name] = clash
+            for claimant in claimants:
+                if claimant.project != BUILTIN:
+                    key = (claimant.project, claimant.distribution)
+                    self._records[key] = replace(self._records[key], error=clash)
+                    refused.add(claimant.qualified_name)
+        return {name: provider for name, provider in providers.items() if name not in refused}
 
     def _call(self, module: Any, kind: type[E]) -> Sequence[E]:
         hook = _HOOKS[kind][0]
         for implementation in getattr(self._pluggy.hook, hook).get_hookimpls():
             if implementation.plugin is module:
-                returned = implementation.function()
+                function = implementation.function
                 break
         else:
             return ()
-        if not isinstance(returned, Iterable):
-            raise PluginError(f"{hook} returned {returned!r}; expected an iterable of {kind.__name__}.")
-        entries = list(returned)
+
+        def call() -> list[Any]:
+            returned = function()
+            if not isinstance(returned, Iterable):
+                raise PluginError(f"{hook} returned {returned!r}; expected an iterable of {kind.__name__}.")
+            return list(islice(returned, _MOST_ENTRIES + 1))
+
+        entries = self._limited(call, f"the hook {hook}")
+        if len(entries) > _MOST_ENTRIES:
+            raise PluginError(f"{hook} returned more than {_MOST_ENTRIES} entries.")
         for entry in entries:
             if not isinstance(entry, kind):
                 raise PluginError(f"{hook} returned {entry!r}; expected an iterable of {kind.__name__}.")
         return entries
 
 
-def _distribution(point: Any) -> str:
-    return point.dist.name if point.dist else point.value.partition(".")[0]
+def _check_project(project: str, distribution: str) -> None:
+    if project == BUILTIN and distribution == "dspy-toolkit":
+        return
+    if not _PROJECT.match(project):
+        raise PluginError(
+            f"{distribution} names its project {project!r}; a project's name is ASCII letters, digits, '_', '.' and "
+            "'-', and starts with a letter or digit. It is the name of its entry point."
+        )
+    if _RESERVED.fullmatch(project):
+        raise PluginError(f"{distribution} names its project {project!r}, which the store of programs uses itself.")
 
 
 def _clash(name: str, *distributions: str, noun: str = "project") -> str:
@@ -301,5 +445,8 @@ def _clash(name: str, *distributions: str, noun: str = "project") -> str:
 
 
 def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001  # a stranger's exception may fail to describe itself
+        text = "an error that cannot be written"
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"

@@ -30,6 +30,7 @@ __all__ = [
 Reference = str | Callable[..., Any]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_RESERVED_TASK = re.compile(r"aliases|v[0-9]+", re.IGNORECASE)  # what the store calls its own folders
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 
 
@@ -130,6 +131,11 @@ class TaskEntry(Entry):
     rows: Mapping[str, int] = field(default_factory=dict)
     files: Reference | None = None
     example_inputs: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if _RESERVED_TASK.fullmatch(self.name):
+            raise PluginError(f"A task has the name {self.name!r}, which the store of programs uses itself.")
 
     @classmethod
     def references(cls) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ def test_unknown_names_say_what_exists_closest_first(command_line):
     error = one_line_error(command_line(*OPTIMIZE, "--param", "max_bootstraped_demos=1"))
     assert "max_bootstrapped_demos" in error
     assert "'pressur'" in one_line_error(command_line("run", "weather/forecast", "-i", "pressur=3"))
-    assert "pip install dspy-toolkit-origami" in one_line_error(
+    assert "No installed plugin is called 'origami'" in one_line_error(
         command_line("optimize", "origami/cranes", DSPY_TOOLKIT_PLUGINS="")
     )
 

@@ -16,6 +16,7 @@ import dspy
 import importlib_metadata
 
 from dspy_toolkit.errors import BundleError
+from dspy_toolkit.plugins import installed_plugins
 from dspy_toolkit.programs.state import dump
 from dspy_toolkit.runs.records import About
 from dspy_toolkit.values import plain, shortened, type_name
@@ -53,10 +54,9 @@ def about(options: Mapping[str, Any]) -> About:
 
 def packages() -> dict[str, str]:
     """Versions of Python, DSPy, the toolkit and every plugin."""
-    names = {"dspy", "dspy-toolkit", "pydantic"}
-    names |= {point.dist.name for point in importlib_metadata.entry_points(group="dspy_toolkit") if point.dist}
-    versions = {name: importlib_metadata.version(name) for name in sorted(names)}
-    return {"python": platform.python_version(), **versions}
+    versions = {name: importlib_metadata.version(name) for name in ("dspy", "dspy-toolkit", "pydantic")}
+    versions |= {plugin.distribution: plugin.version for plugin in installed_plugins()}
+    return {"python": platform.python_version(), **dict(sorted(versions.items()))}
 
 
 def state_of(program: dspy.Module) -> dict[str, Any] | None:

@@ -64,6 +64,13 @@ def _checks() -> Iterator[Any]:
     yield check_tracking(config)
 
     plugins = PluginManager()
+    for word in plugins.unknown_selected:
+        yield Check(
+            name="DSPY_TOOLKIT_PLUGINS",
+            ok=False,
+            detail=f"names {word!r}, which no installed plugin has",
+            remedy="correct the name, or unset the variable",
+        )
     for record in plugins.check():
         state = "blocked" if record.blocked else record.error or record.version
         remedy = f"pip install --upgrade {record.distribution}, or block it: DSPY_TOOLKIT_PLUGINS=-{record.name}"
