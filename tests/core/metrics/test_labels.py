@@ -131,9 +131,23 @@ def test_a_mean_has_the_interval_of_the_mean(seed, n):
     assert (ours.low, ours.high) == pytest.approx((rows.low, rows.high), abs=101 / n)  # one row: the draws differ
     other = [chance.random() < 0.5 for _ in right]
     first, second = [100.0 * each for each in right], [100.0 * each for each in other]
-    assert vars(compare_sets(MeanOfRows().score_of, (right, other), (first, second), seed=3)) == pytest.approx(
-        vars(compare(first, second, seed=3)), abs=1e-6
+    of_set, of_rows = (
+        compare_sets(MeanOfRows().score_of, (right, other), (first, second), seed=3),
+        compare(first, second),
     )
+    assert of_set.difference == pytest.approx(of_rows.difference)
+    assert (of_set.wins, of_set.losses, of_set.ties) == (of_rows.wins, of_rows.losses, of_rows.ties)
+    assert of_set.p_value == of_rows.p_value
+    assert of_set.clears == of_rows.clears
+
+
+@pytest.mark.parametrize("wins", range(1, 10))
+def test_a_set_clears_the_gate_only_where_a_permutation_test_confirms_it(wins):
+    answers = [False] * wins + [True, False] * 5, [True] * wins + [True, False] * 5
+    scores = tuple([100.0 * right for right in side] for side in answers)
+    comparison = compare_sets(MeanOfRows().score_of, answers, scores)
+    assert comparison.clears == (wins >= 6)
+    assert compare_sets(MeanOfRows().score_of, answers[::-1], scores[::-1]).high == pytest.approx(0) or wins >= 6
 
 
 def test_the_interval_of_macro_f1_is_scipys():
@@ -187,11 +201,11 @@ def answering(constant_until_shown):
 
 
 def test_an_evaluation_has_the_score_of_the_set_and_the_mean_beside_it():
-    data = rows(0, 16)
+    data = rows(0, 32)
     found = evaluate(PROGRAM, data, F1("label"), lm=answering(True))
     gold = [row.label for row in data]
-    assert found.row_score.score == pytest.approx(100 * 44 / 52)
-    assert found.score.score == pytest.approx(100 * (2 * 44 / (48 + 48) + 0) / 2)
+    assert found.row_score.score == pytest.approx(100 * 92 / 104)
+    assert found.score.score == pytest.approx(100 * (2 * 92 / (96 + 100) + 0) / 2)
     assert found.score.low < found.score.score < found.score.high or found.score.score == found.score.low
     assert found.to_dict()["row_score"]["score"] == found.row_score.score
     assert found.results[0].feedback == "'label' is 'common'; expected 'rare'."
@@ -205,7 +219,7 @@ def test_an_evaluation_has_the_score_of_the_set_and_the_mean_beside_it():
 
 
 def test_a_run_is_decided_by_the_set():
-    data = Splits(train=rows(100, 104), validation=rows(200, 204), test=rows(0, 16))
+    data = Splits(train=rows(100, 104), validation=rows(200, 204), test=rows(0, 32))
 
     def shown(job):
         program = job.program.deepcopy()
