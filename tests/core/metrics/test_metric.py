@@ -2,8 +2,11 @@
 
 import datetime
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import dspy
+import numpy as np
 import pydantic
 import pytest
 from hypothesis import given
@@ -239,3 +242,77 @@ def test_a_metric_of_this_package_can_be_given_to_dspy_as_it_is():
     assert found.score == 50
     assert {demo.answer for demo in demos} == {"a1"}
     assert len(demos) == 2
+
+
+# --- metrics of others
+
+CITY = dspy.Example(question="q", answer="Paris", response="Paris is it").with_inputs("question")
+CAPITAL = dspy.Prediction(answer="Paris", response="Paris is it", context=["Paris is a city"])
+JUDGED = {
+    **dict.fromkeys(("recall", "precision", "completeness", "groundedness"), 1.0),
+    **dict.fromkeys(("reasoning", "ground_truth_key_ideas", "system_response_key_ideas"), "x"),
+    **dict.fromkeys(("discussion", "system_response_claims"), "x"),
+}
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        dspy.evaluate.SemanticF1(),
+        dspy.evaluate.CompleteAndGrounded(),
+        dspy.evaluate.answer_exact_match,
+        dspy.evaluate.answer_passage_match,
+    ],
+)
+@pytest.mark.parametrize("trace", [None, []])
+def test_metrics_of_dspy_score_as_dspy_calls_them(metric, trace):
+    with dspy.context(lm=ScriptedLM(lambda request: JUDGED)):
+        assert Metric(metric).score(CITY, CAPITAL, trace).score == float(metric(CITY, CAPITAL, trace))
+
+
+arguments = st.tuples(
+    st.sampled_from(["(gold, pred", "(example, prediction"]),
+    st.lists(st.sampled_from(["trace=None", "pred_name=None", "pred_trace=None"]), unique=True, max_size=3).map(
+        lambda names: sorted(names, key=["trace=None", "pred_name=None", "pred_trace=None"].index)
+    ),
+    st.lists(st.sampled_from(["frac=1.0", "ignore_case=True", "weights=()"]), unique=True, max_size=2),
+    st.booleans(),
+)
+
+
+@given(arguments)
+def test_a_function_gets_what_it_names_and_keeps_its_other_defaults(parts):
+    """Whatever of DSPy's three arguments it takes, by position or keyword, whatever comes beside or between them."""
+    head, names, others, keyword_only = parts
+    parameters = [head, *(["*"] if keyword_only and names + others else []), *others, *names]
+    seen: dict[str, object] = {}
+    scope = {"seen": seen}
+    exec(f"def metric{', '.join(parameters)}):\n    seen.update(locals())\n    return 1.0", scope)
+    Metric(scope["metric"]).score(CITY, CAPITAL, ["a trace"], "answer", ["its trace"])
+    sent = {"trace": ["a trace"], "pred_name": "answer", "pred_trace": ["its trace"]}
+    defaults = {"frac": 1.0, "ignore_case": True, "weights": ()}
+    assert list(seen.values())[:2] == [CITY, CAPITAL]
+    for each in [*names, *others]:
+        name = each.partition("=")[0]
+        assert seen[name] == (sent | defaults)[name]
+
+
+@pytest.mark.parametrize("metric", [
+    lambda g, p, t: t, lambda g, p, t=None: t, lambda g, p, t, n, pt: t, lambda g, p, t=None, n=None, pt=None: t,
+])  # fmt: skip
+def test_the_third_argument_is_the_trace_whatever_its_name(metric):
+    assert Metric(metric).score(CITY, CAPITAL, 0.25).score == 0.25
+
+
+@given(st.floats(0, 1))
+def test_numbers_of_other_libraries_are_scores(value):
+    for number in (np.float64(value), np.asarray(value), np.array([value]), Decimal(value), Fraction(value)):
+        assert Metric(lambda gold, pred, number=number: number).score(CITY, CAPITAL).score == pytest.approx(value)
+    assert Metric(lambda gold, pred: (value, "why")).score(CITY, CAPITAL).feedback == "why"
+    assert Metric(lambda gold, pred: np.bool_(value > 0.5)).score(CITY, CAPITAL).score == float(value > 0.5)
+
+
+@pytest.mark.parametrize("value", [None, "1", np.array([0.5, 0.5]), Decimal("NaN"), np.float32("inf"), (1.0, 2.0), []])
+def test_what_is_no_score_is_refused(value):
+    with pytest.raises(MetricError, match="expected a score from 0 to 1"):
+        Metric(lambda gold, pred: value).score(CITY, CAPITAL)

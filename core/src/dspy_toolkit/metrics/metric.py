@@ -4,7 +4,8 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from math import nan
 from numbers import Real
 from typing import Any
@@ -22,14 +23,16 @@ _PLAIN = (int, float)  # what most metrics return; looked for first, since the o
 
 
 class Metric:
-    """Wraps a function that returns bool, float, dict(score=, feedback=), Score or dspy.Prediction(score=, feedback=).
+    """Wraps a function that returns a bool, a number, (score, feedback), dict(score=, feedback=), Score or
+    dspy.Prediction(score=, feedback=).
 
-    The function may be `async`. It takes two to five positional arguments: `(gold, pred, trace, pred_name,
-    pred_trace)`. The wrapper is what DSPy's optimizers are given. Called with two arguments, or with GEPA's five, it
-    returns `dspy.Prediction(score=, feedback=)`. Called with a trace and no predictor's name, which is how
-    demonstrations are bootstrapped, it returns the bool `score >= threshold`: `bool(Prediction(score=0.0))` is True
-    and would accept wrong demonstrations. A Metric holds no state and may be called from several threads if the
-    function may.
+    The function may be `async`, or a dspy.Module. It takes two to five arguments: `(gold, pred, trace, pred_name,
+    pred_trace)`; optional arguments of other names keep their defaults.
+
+    The wrapper is what DSPy's optimizers are given. Called with two arguments, or with GEPA's five, it returns
+    `dspy.Prediction(score=, feedback=)`. Called with a trace and no predictor's name, which is how demonstrations are
+    bootstrapped, it returns the bool `score >= threshold`: `bool(Prediction(score=0.0))` is True and would accept wrong
+    demonstrations. A Metric holds no state and may be called from several threads if the function may.
 
     `set_metric` is the SetMetric that was wrapped, or None: `evaluate` takes the score of the whole set from it.
     """
@@ -40,7 +43,7 @@ class Metric:
         self.name = name or (metric.name if isinstance(metric, Metric) else _name_of(metric))
         self.__name__ = self.name
         self.threshold = threshold
-        self._arity = _arity(self._function, self.name)
+        self._passed, self._by_keyword = _arguments(self._function, self.name)
 
     def __repr__(self) -> str:
         return f"Metric({self.name!r}, threshold={self.threshold})"
@@ -61,11 +64,8 @@ class Metric:
         self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
     ) -> Score:
         """Raises MetricError, with the metric, the row and the value, when the function raises or returns no score."""
-        if pred_name is not None and self._arity == 3:
-            trace = None  # it would take GEPA, which wants feedback, for bootstrapping, which wants a bool
-        arguments = (gold, pred, trace, pred_name, pred_trace)[: self._arity]
         try:
-            returned = self._function(*arguments)
+            returned = self._call(gold, pred, trace, pred_name, pred_trace)
             if not isinstance(returned, _PLAIN) and inspect.isawaitable(returned):
                 returned = _finished(returned)
         except Exception as error:  # a stranger's function can raise anything
@@ -76,21 +76,31 @@ class Metric:
         self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
     ) -> Score:
         """`score` for async code: an `async` metric is awaited in the running loop; any other blocks it."""
-        arguments = (gold, pred, trace, pred_name, pred_trace)[: self._arity]
         try:
-            returned = self._function(*arguments)
+            returned = self._call(gold, pred, trace, pred_name, pred_trace)
             if inspect.isawaitable(returned):
                 returned = await returned
         except Exception as error:  # a stranger's function can raise anything
             raise self._raised(error, gold) from error
         return self._checked(returned, gold)
 
+    def _call(self, gold: Any, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Any:
+        """Calls the function with those of the five arguments that it takes."""
+        if pred_name is not None and self._passed < 4 and "pred_name" not in self._by_keyword:
+            trace = None  # it would take GEPA, which wants feedback, for bootstrapping, which wants a bool
+        arguments = (gold, pred, trace, pred_name, pred_trace)
+        passed = arguments[: self._passed]
+        if not self._by_keyword:
+            return self._function(*passed)
+        last_three = dict(zip(_LAST_THREE, arguments[2:], strict=True))
+        return self._function(*passed, **{name: last_three[name] for name in self._by_keyword})
+
     def _raised(self, error: Exception, gold: Any) -> MetricError:
         return MetricError(f"The metric {self.name!r} raised {_error(error)} on the row {_row(gold)}.")
 
     def _checked(self, returned: Any, gold: Any) -> Score:
         value, feedback = _parts(returned)
-        number = float(value) if isinstance(value, _PLAIN) or isinstance(value, Real) else nan  # noqa: SIM101
+        number = float(value) if isinstance(value, _PLAIN) else _number(value)
         if not -_ROUNDING <= number <= 1 + _ROUNDING:  # NaN compares false
             raise MetricError(
                 f"The metric {self.name!r} returned {_short(returned)} on the row {_row(gold)}; "
@@ -121,28 +131,55 @@ def _name_of(metric: Any) -> str:
     return getattr(metric, "__name__", None) or type(metric).__name__
 
 
-def _arity(function: Any, name: str) -> int:
-    """How many of the five arguments to pass."""
+def _arguments(function: Any, name: str) -> tuple[int, tuple[str, ...]]:
+    """How many of the five arguments to pass by position, and which of the last three by keyword.
+
+    Parameters of other names (`frac=1.0`, `ignore_case=True`) keep their defaults, unless they have none.
+    """
     if not callable(function):
         raise MetricError(f"The metric {name!r} is {_short(function)}; expected something to call with (gold, pred).")
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a builtin without a signature
-        return 2
-    if any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters):
-        return 5
+        if isinstance(function, dspy.Module):  # its __call__ takes anything and hands it to forward
+            parameters = list(inspect.signature(type(function).forward).parameters.values())[1:]
+        else:
+            parameters = list(inspect.signature(function).parameters.values())
+    except (AttributeError, TypeError, ValueError):  # a builtin without a signature, a module without forward
+        return 2, ()
+    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
+        return 5, ()
     positional = [
-        each
-        for each in parameters
-        if each.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameter
+        for parameter in parameters
+        if parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     ]
-    required = sum(each.default is inspect.Parameter.empty for each in positional)
+    required = sum(parameter.default is inspect.Parameter.empty for parameter in positional)
     if len(positional) < 2 or required > 5:
         raise MetricError(
             f"The metric {name!r} takes {len(positional)} arguments; "
             "expected two to five: (gold, pred, trace=None, pred_name=None, pred_trace=None)."
         )
-    return min(len(positional), 5)
+    passed = 2
+    while passed < min(len(positional), 5) and (passed < required or _takes(positional, passed)):
+        passed += 1
+    others = [
+        parameter.name for parameter in [*positional[passed:], *parameters] if parameter not in positional[:passed]
+    ]
+    by_keyword = tuple(each for each in _LAST_THREE[passed - 2 :] if each in others)
+    return passed, by_keyword
+
+
+_LAST_THREE = ("trace", "pred_name", "pred_trace")
+
+
+def _takes(positional: Sequence[inspect.Parameter], place: int) -> bool:
+    """Whether the optional parameter at this place takes what DSPy passes there: by its name, or by None as its
+    default where DSPy's own optimizers pass by position.
+    """
+    parameter = positional[place]
+    if parameter.name in _LAST_THREE:
+        return parameter.name == _LAST_THREE[place - 2]
+    by_position = place == 2 or (len(positional) == 5 and positional[2].default is None)
+    return parameter.default is None and by_position
 
 
 def _finished(returned: Awaitable[Any]) -> Any:
@@ -172,9 +209,18 @@ def _finished(returned: Awaitable[Any]) -> Any:
     return done[0]
 
 
+def _number(value: Any) -> float:
+    """A number of another library, such as numpy's or Decimal; NaN for what is no number."""
+    if not isinstance(value, Real | Decimal) and getattr(value, "size", None) == 1 and hasattr(value, "item"):
+        value = value.item()  # numpy's bool and arrays of one number
+    return float(value) if isinstance(value, Real | Decimal) else nan
+
+
 def _parts(returned: Any) -> tuple[Any, Any]:
     if isinstance(returned, _PLAIN):
         return returned, ""
+    if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], str):
+        return returned
     if isinstance(returned, Mapping):
         return returned.get("score"), returned.get("feedback")
     if isinstance(returned, dspy.Example | Score):
