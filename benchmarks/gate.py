@@ -1,6 +1,6 @@
 """The gate and the intervals, calibrated: coverage, false promotion beside power, by kind of score and number of rows.
 
-    python benchmarks/gate.py --trials 400
+    python benchmarks/gate.py --trials 200
 
 A program that is no better may pass the gate in at most 3 of 100 runs, and a 95 % interval must hold the true mean
 in at least 93 of 100. Exits with 1 where one does not, by more than chance explains.
@@ -10,7 +10,8 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import comb, sqrt
 
 from dspy_toolkit.stats.intervals import compare, estimate
@@ -33,29 +34,30 @@ ROWS = (4, 8, 16, 40, 100)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    tables = {
-        "coverage in %": {
-            name: [_coverage(draw, mean, n, options.trials) for n in options.rows]
-            for name, (draw, mean) in SCORES.items()
-        },
-        "least coverage in % of right or wrong, over p": {"exact": [_least_coverage(n) for n in options.rows]},
-        "false promotion in %": {
-            name: [_passed(draw, draw, n, options.trials) for n in options.rows] for name, (draw, _) in SCORES.items()
-        },
-        "power in %: promoted, where half of the rows were right and the gain is real": {
-            f"+{100 * gain:.0f} points": [_passed(*_better(gain), n, options.trials) for n in options.rows]
-            for gain in GAINS
-        },
-    }
+    tables: dict[str, dict[str, list[float]]] = {}
+
+    def fill(title: str, cells: Mapping[str, Callable[[int], float]]) -> None:
+        tables[title] = {name: [cell(rows) for rows in options.rows] for name, cell in cells.items()}
+        if not options.json:
+            _print(title, options.rows, tables[title])
+
+    trials = options.trials
+    fill("coverage in %", {name: partial(_coverage, *score, trials=trials) for name, score in SCORES.items()})
+    fill("least coverage in % of right or wrong, over p", {"exact": _least_coverage})
+    fill(
+        "false promotion in %",
+        {name: partial(_passed, draw, draw, trials=trials) for name, (draw, _) in SCORES.items()},
+    )
+    fill(
+        "power in %: promoted, where half of the rows were right and the gain is real",
+        {f"+{100 * gain:.0f} points": partial(_passed, *_better(gain), trials=trials) for gain in GAINS},
+    )
     if options.json:
-        print(json.dumps({"rows": options.rows, "trials": options.trials, **tables}))
-    else:
-        for title, table in tables.items():
-            _print(title, options.rows, table)
+        print(json.dumps({"rows": options.rows, "trials": trials, **tables}))
     chance = 2.6 * sqrt(0.05 * 0.95 / options.trials) * 100  # 1 in 100
     covered = all(share >= 93 - chance for row in tables["coverage in %"].values() for share in row)
     promoted = all(share <= 3 + chance for row in tables["false promotion in %"].values() for share in row)
@@ -98,7 +100,7 @@ def _better(gain: float) -> tuple[Draw, Draw]:
 def _print(title: str, rows: Sequence[int], table: dict[str, list[float]]) -> None:
     print(f"\n{title}\n{'rows':26}" + "".join(f"{n:8}" for n in rows))
     for name, shares in table.items():
-        print(f"{name:26}" + "".join(f"{share:8.1f}" for share in shares))
+        print(f"{name:26}" + "".join(f"{share:8.1f}" for share in shares), flush=True)
 
 
 if __name__ == "__main__":
