@@ -92,7 +92,7 @@ class Metric:
         passed = arguments[: self._passed]
         if not self._by_keyword:
             return self._function(*passed)
-        last_three = dict(zip(_LAST_THREE, arguments[2:], strict=True))
+        last_three: dict[str, Any] = dict(zip(_LAST_THREE, arguments[2:], strict=True))
         return self._function(*passed, **{name: last_three[name] for name in self._by_keyword})
 
     def _raised(self, error: Exception, gold: Any) -> MetricError:
@@ -140,7 +140,8 @@ def _arguments(function: Any, name: str) -> tuple[int, tuple[str, ...]]:
         raise MetricError(f"The metric {name!r} is {_short(function)}; expected something to call with (gold, pred).")
     try:
         if isinstance(function, dspy.Module):  # its __call__ takes anything and hands it to forward
-            parameters = list(inspect.signature(type(function).forward).parameters.values())[1:]
+            forward: Any = getattr(type(function), "forward")  # noqa: B009  # DSPy's Module does not declare it
+            parameters = list(inspect.signature(forward).parameters.values())[1:]
         else:
             parameters = list(inspect.signature(function).parameters.values())
     except (AttributeError, TypeError, ValueError):  # a builtin without a signature, a module without forward
@@ -168,7 +169,7 @@ def _arguments(function: Any, name: str) -> tuple[int, tuple[str, ...]]:
     return passed, by_keyword
 
 
-_LAST_THREE = ("trace", "pred_name", "pred_trace")
+_LAST_THREE: Sequence[str] = ("trace", "pred_name", "pred_trace")
 
 
 def _takes(positional: Sequence[inspect.Parameter], place: int) -> bool:
