@@ -31,16 +31,16 @@ dspy_toolkit.hardware._DEBIAN = dspy_toolkit.hardware._SONAMES = ()
 
 def python(code: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], dict]:
     env = {**{key: value for key, value in os.environ.items() if key != "DSPY_TOOLKIT_BLAS"}, **environment}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
-    last = done.stdout.strip().splitlines()[-1:] or ["{}"]
-    return done, json.loads(last[0]) if done.returncode == 0 else {}
+    process = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    last = process.stdout.strip().splitlines()[-1:] or ["{}"]
+    return process, json.loads(last[0]) if process.returncode == 0 else {}
 
 
 def sgemm_of_mlx(code: str, **environment: str) -> str:
     """The file that the dynamic linker bound libmlx's cblas_sgemm to, as the linker itself tells it."""
-    done, _ = python(code + MULTIPLY + "print('{}')", LD_DEBUG="bindings", **environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    bound = re.findall(r"binding file \S*/libmlx\.so \[0\] to (\S+) \[0\]: normal symbol `cblas_sgemm'", done.stderr)
+    process, _ = python(code + MULTIPLY + "print('{}')", LD_DEBUG="bindings", **environment)
+    assert process.returncode == 0, process.stderr[-2000:]
+    bound = re.findall(r"binding file \S*/libmlx\.so \[0\] to (\S+) \[0\]: normal symbol `cblas_sgemm'", process.stderr)
     if not bound:
         pytest.skip("this MLX does not multiply with BLAS (CUDA)")
     return bound[0]
@@ -88,10 +88,10 @@ def test_after_mlx_it_is_too_late_and_the_report_says_so():
 
 def test_a_library_that_is_no_blas_is_refused_by_name():
     for library, why in (("/nowhere/libmine.so", "cannot be loaded"), ("libm.so.6", "no cblas_sgemm")):
-        done, _ = python(REPORT, DSPY_TOOLKIT_BLAS=library)
-        assert done.returncode == 1
-        assert library in done.stderr
-        assert why in done.stderr
+        process, _ = python(REPORT, DSPY_TOOLKIT_BLAS=library)
+        assert process.returncode == 1
+        assert library in process.stderr
+        assert why in process.stderr
 
 
 def test_nothing_found_says_what_to_do_in_one_line(tmp_path):
@@ -110,6 +110,8 @@ def test_a_damaged_library_is_passed_over_and_named(tmp_path):
 
 
 def test_importing_it_imports_nothing_heavy():
-    done, loaded = python("import json, sys, dspy_toolkit.hardware; print(json.dumps(dict.fromkeys(sys.modules, 1)))")
-    assert done.returncode == 0
+    process, loaded = python(
+        "import json, sys, dspy_toolkit.hardware; print(json.dumps(dict.fromkeys(sys.modules, 1)))"
+    )
+    assert process.returncode == 0
     assert not {"mlx", "numpy", "dspy", "pydantic"} & set(loaded)

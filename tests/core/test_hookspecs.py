@@ -40,14 +40,14 @@ def test_the_example_runs_and_yields_a_valid_entry(name, plugin_manager):
     exec(example_of(HOOKS[name]), vars(module))
     plugin_manager.register(module, project="weather", distribution="dspy-toolkit-weather")
     entries = plugin_manager.entries(RETURNS[name])
-    mine = [found for found in entries.values() if found.project == "weather"]
+    mine = [names for names in entries.values() if names.project == "weather"]
     assert mine, "the example contributes nothing"
     (record,) = [record for record in plugin_manager.check() if record.name == "weather"]
     assert record.error is None
     assert record.hooks == (name,)
-    for found in mine:
-        assert isinstance(found.entry, Entry)
-        assert found.entry.summary
+    for names in mine:
+        assert isinstance(names.entry, Entry)
+        assert names.entry.summary
 
 
 @pytest.mark.parametrize("name", sorted(RETURNS))
@@ -71,8 +71,8 @@ def test_listing_plugins_imports_neither_dspy_nor_a_model_library():
         "heavy = {'dspy', 'mlx', 'mlx_lm', 'litellm', 'mlflow', 'torch', 'numpy', 'fastapi', 'openai'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_the_managers_own_hook_table_is_the_specification():

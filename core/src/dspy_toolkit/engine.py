@@ -102,12 +102,12 @@ class EngineCall:
     def __init__(self, n: int, rollout: int | None):
         self.n = n
         self.rollout = rollout
-        self._asked = 0
+        self._requested = 0
 
     def next_completion(self) -> int:
         """The number of the completion that the engine is asked for now, from 0. A retry gets a new number."""
-        number = self._asked
-        self._asked += 1
+        number = self._requested
+        self._requested += 1
         return number
 
 

@@ -64,8 +64,8 @@ def load_fast_blas() -> BlasReport:
     if sys.platform != "linux":
         own = "Accelerate" if sys.platform == "darwin" else "the BLAS it was built with"
         return BlasReport(ok=True, path=None, detail=f"MLX uses {own}.")
-    wanted = os.environ.get(SETTING, "").strip()
-    if wanted.lower() == "off":
+    requested = os.environ.get(SETTING, "").strip()
+    if requested.lower() == "off":
         return BlasReport(
             ok=False, path=None, detail=f"Off by {SETTING}.", remedy=f"Unset {SETTING} to use a fast BLAS."
         )
@@ -79,8 +79,8 @@ def load_fast_blas() -> BlasReport:
             detail="mlx was imported before a fast BLAS could be loaded, so it computes on its slow reference BLAS.",
             remedy="Call dspy_toolkit.hardware.load_fast_blas() before the first import of mlx.",
         )
-    if wanted:
-        return BlasReport(ok=True, path=_use(wanted), detail=f"{wanted} (by {SETTING}).")
+    if requested:
+        return BlasReport(ok=True, path=_use(requested), detail=f"{requested} (by {SETTING}).")
     return _search()
 
 
@@ -127,11 +127,11 @@ def _search() -> BlasReport:
                 failures.append(str(error))
             continue
         return BlasReport(ok=True, path=path, detail=f"{path}")
-    found = f" {failures[0]}" if failures else ""
+    reason = f" {failures[0]}" if failures else ""
     return BlasReport(
         ok=False,
         path=None,
-        detail=f"No fast BLAS found: float32 products run on MLX's reference BLAS, 25 to 30 times slower.{found}",
+        detail=f"No fast BLAS found: float32 products run on MLX's reference BLAS, 25 to 30 times slower.{reason}",
         remedy=_remedy(),
     )
 

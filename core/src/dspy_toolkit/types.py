@@ -43,12 +43,12 @@ def resolve(reference: Reference) -> Any:
         return reference
     module_name, _, path = reference.partition(":")
     try:
-        found = importlib.import_module(module_name)
+        target = importlib.import_module(module_name)
         for attribute in path.split("."):
-            found = getattr(found, attribute)
+            target = getattr(target, attribute)
     except (ImportError, AttributeError) as error:
         raise PluginError(f"The reference {reference!r} of a plugin leads nowhere: {error}") from error
-    return found
+    return target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ class Everything(dspy.Signature):
     anything: Any = dspy.InputField()
     reasoning: dspy.Reasoning = dspy.OutputField()
     color: Color = dspy.OutputField(desc="a color")
-    found: Item = dspy.OutputField()
+    messages_of_call: Item = dspy.OutputField()
     score: float = dspy.OutputField(ge=0, le=1)
 
 
@@ -316,9 +316,9 @@ def test_tool_calls_are_left_free() -> None:
         lm = ScriptedLM(lambda _: answer, supports=supports, cache=False)
         adapter = GuidedChatAdapter(use_native_function_calling=True, use_json_adapter_fallback=False)
         with dspy.context(lm=lm, adapter=adapter):
-            found = dspy.Predict(Act)(question="?", tools=[dspy.Tool(search)])
+            messages_of_call = dspy.Predict(Act)(question="?", tools=[dspy.Tool(search)])
         # The script cannot answer with real tool calls, so there are none where DSPy waits for those.
-        assert (found.calls is None) == native
+        assert (messages_of_call.calls is None) == native
         assert (grammars_of(lm)[0] is None) == native
 
 

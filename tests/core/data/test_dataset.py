@@ -183,8 +183,8 @@ def test_a_missing_extra_is_named(tmp_path, module, name, extra):
         "from dspy_toolkit.data.dataset import read_dataset\n"
         f"read_dataset({str(tmp_path / name)!r})"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
-    assert f"pip install 'dspy-toolkit[{extra}]'" in done.stderr
+    process = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert f"pip install 'dspy-toolkit[{extra}]'" in process.stderr
 
 
 # --- against the program
@@ -247,17 +247,17 @@ def test_missing_columns_come_with_the_closest():
 
 
 def test_columns_without_a_field_are_left_out_and_said():
-    found = read_dataset([{"question": "q", "answer": "a", "id": 1, "tests": "x"}], QA, keep=["tests"])
-    assert list(found) == [{"question": "q", "answer": "a", "tests": "x"}]
-    assert found.dropped == ("id",)
-    assert "columns without a field: id" in found.summary
+    dataset = read_dataset([{"question": "q", "answer": "a", "id": 1, "tests": "x"}], QA, keep=["tests"])
+    assert list(dataset) == [{"question": "q", "answer": "a", "tests": "x"}]
+    assert dataset.dropped == ("id",)
+    assert "columns without a field: id" in dataset.summary
     with pytest.raises(DataError, match="no column 'test' to keep"):
         read_dataset([{"question": "q"}], QA, keep=["test"])
 
 
 def test_labels_may_be_several_or_none():
-    found = read_dataset([{"question": "q", "answer": ["a", 1]}, {"question": 2, "answer": None}], QA)
-    assert list(found) == [{"question": "q", "answer": ["a", "1"]}, {"question": "2"}]
+    dataset = read_dataset([{"question": "q", "answer": ["a", 1]}, {"question": 2, "answer": None}], QA)
+    assert list(dataset) == [{"question": "q", "answer": ["a", "1"]}, {"question": "2"}]
 
 
 def test_the_schema_is_inferred():
@@ -286,10 +286,10 @@ def test_duplicates_are_counted_and_contradictions_kept():
         {"question": "é", "answer": "c"},
         {"question": "why?", "answer": "a"},
     ]
-    found = read_dataset(rows, QA)
-    assert [rows.index(row) for row in found] == [0, 2, 3, 5]
-    assert (found.duplicates, found.conflicts) == (2, 1)
-    assert "2 duplicates left out; 1 rows contradict" in found.summary
+    dataset = read_dataset(rows, QA)
+    assert [rows.index(row) for row in dataset] == [0, 2, 3, 5]
+    assert (dataset.duplicates, dataset.conflicts) == (2, 1)
+    assert "2 duplicates left out; 1 rows contradict" in dataset.summary
     assert len(read_dataset(rows, QA, deduplicated=False)) == 6
 
 
@@ -321,9 +321,9 @@ def test_removing_duplicates_twice_is_removing_them_once(rows):
 
 @given(st.lists(st.integers(0, 9)))
 def test_the_first_of_equals_stays(numbers):
-    kept, others = deduplicate(numbers, key=lambda number: number % 5)
-    assert len(kept) + others == len(numbers)
-    assert kept == [number for n, number in enumerate(numbers) if number % 5 not in {each % 5 for each in numbers[:n]}]
+    unique, others = deduplicate(numbers, key=lambda number: number % 5)
+    assert len(unique) + others == len(numbers)
+    assert unique == [number for n, number in enumerate(numbers) if number % 5 not in {row % 5 for row in numbers[:n]}]
 
 
 @pytest.mark.parametrize("copy", ["what is  2+2", "WHAT IS 2+2?!", "What is 2+2 ?", "\uff37hat is 2+2?"])
@@ -343,10 +343,10 @@ def member_of(splits):
     st.sets(st.integers(0, 10**6), min_size=80, max_size=120), st.integers(60, 80), st.randoms(use_true_random=False)
 )
 @settings(max_examples=25, deadline=None)
-def test_neither_order_nor_rows_added_later_move_a_row(numbers, before, chance):
+def test_neither_order_nor_rows_added_later_move_a_row(numbers, earlier, chance):
     rows = [{"question": f"q{number}", "answer": "a"} for number in sorted(numbers)]
     chance.shuffle(rows)
-    first = member_of(prepare(rows[:before], QA))
+    first = member_of(prepare(rows[:earlier], QA))
     chance.shuffle(rows)
     later = member_of(prepare(rows, QA))
     assert len(later) == len(rows)
@@ -355,8 +355,8 @@ def test_neither_order_nor_rows_added_later_move_a_row(numbers, before, chance):
 
 def test_one_dataset_from_file_to_sets(tmp_path):
     rows = [{"question": f"q{n}", "answer": str(n)} for n in range(1000)]
-    found = read_dataset(write(tmp_path / "a.jsonl", as_jsonl(rows)), QA)
-    sizes = prepare(found, QA).sizes
+    dataset = read_dataset(write(tmp_path / "a.jsonl", as_jsonl(rows)), QA)
+    sizes = prepare(dataset, QA).sizes
     assert sum(sizes.values()) == 1000
     assert 350 < sizes["train"] < 450
     assert 160 < sizes["validation"] < 240

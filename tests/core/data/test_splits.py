@@ -85,8 +85,8 @@ questions = st.lists(st.text(min_size=1, max_size=8), min_size=3, max_size=40, u
 
 
 @given(questions, st.randoms())
-def test_one_dataset_is_split_by_content_whatever_its_order(asked, chance):
-    rows = rows_of(*asked)
+def test_one_dataset_is_split_by_content_whatever_its_order(requested, chance):
+    rows = rows_of(*requested)
     shuffled = list(rows)
     chance.shuffle(shuffled)
     first, second = prepare(rows, QA), prepare(shuffled, QA)
@@ -159,8 +159,8 @@ def test_the_digest_is_of_the_content_and_the_same_in_any_process():
         "(row,) = to_examples([{'question': {'z', 'y', 'x'}, 'answer': 1}], dspy.Predict('question -> answer'))\n"
         "print(digest(Splits(train=(row,), validation=(row,), test=(row,))))"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == digest(splits({"x", "y", "z"}))
+    process = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == digest(splits({"x", "y", "z"}))
 
 
 def test_many_rows_are_no_trouble():

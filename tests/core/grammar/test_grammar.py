@@ -53,9 +53,9 @@ def matcher(grammar: AnswerGrammar) -> LLMatcher:
     broken, messages = LLMatcher.validate_grammar_with_warnings(compiled, TOKENS)
     assert not broken, messages
     assert not messages
-    found = LLMatcher(TOKENS, compiled)
-    assert not found.is_error(), found.get_error()
-    return found
+    accepted = LLMatcher(TOKENS, compiled)
+    assert not accepted.is_error(), accepted.get_error()
+    return accepted
 
 
 def accepts(grammar: AnswerGrammar, text: str) -> bool:

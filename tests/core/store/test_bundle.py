@@ -116,9 +116,9 @@ def test_a_loaded_program_sends_the_same_prompt_byte_for_byte(tmp_path, examples
     path = tmp_path / uuid.uuid4().hex
     loaded = load_program(write_bundle(path, result_of(program), example_inputs=INPUTS), lambda: dspy.Predict(Typed))
     for adapter in (dspy.ChatAdapter(use_json_adapter_fallback=False), dspy.JSONAdapter()):
-        before, after = sent_by(program, INPUTS, adapter), sent_by(loaded, INPUTS, adapter)
-        assert before == after
-        assert before
+        earlier, after = sent_by(program, INPUTS, adapter), sent_by(loaded, INPUTS, adapter)
+        assert earlier == after
+        assert earlier
     for was, now in zip(examples, loaded.demos, strict=True):
         assert type(now.point) is Point
         assert now.point == was.point
@@ -358,11 +358,11 @@ def test_a_program_that_would_send_another_prompt_is_not_stored(tmp_path):
 def test_an_existing_bundle_is_never_replaced(tmp_path):
     program = dspy.Predict("question -> answer")
     write_bundle(tmp_path / "b", result_of(program), example_inputs={"question": "q"})
-    before = (tmp_path / "b" / "program.json").read_bytes()
+    earlier = (tmp_path / "b" / "program.json").read_bytes()
     program.demos = [dspy.Example(question="a", answer="b")]
     with pytest.raises((BundleError, FileExistsError)):
         write_bundle(tmp_path / "b", result_of(program), example_inputs={"question": "q"})
-    assert (tmp_path / "b" / "program.json").read_bytes() == before
+    assert (tmp_path / "b" / "program.json").read_bytes() == earlier
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
@@ -375,10 +375,10 @@ def test_a_reader_sees_a_whole_bundle_or_none(tmp_path):
     program = dspy.Predict("question -> answer")
     result = result_of(program)
     seen = []
-    done = threading.Event()
+    process = threading.Event()
 
     def look():
-        while not done.is_set():
+        while not process.is_set():
             for path in tmp_path.glob("[!.]*"):
                 seen.append(len(list(path.iterdir())))
 
@@ -386,6 +386,6 @@ def test_a_reader_sees_a_whole_bundle_or_none(tmp_path):
     reader.start()
     for number in range(20):
         write_bundle(tmp_path / f"b{number}", result, example_inputs={"question": "q"})
-    done.set()
+    process.set()
     reader.join()
     assert set(seen) <= {4}

@@ -148,9 +148,11 @@ def test_a_read_only_store_says_so(tmp_path):
 
 def test_two_processes_never_take_the_same_version(tmp_path):
     """Each process stores its own answers; afterwards every one of them is in a version of its own."""
-    each = 8
+    folder = 8
     processes = [
-        subprocess.Popen([sys.executable, __file__, str(tmp_path), name, str(each)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, __file__, str(tmp_path), name, str(folder)], stdout=subprocess.PIPE, text=True
+        )
         for name in ("one", "two", "three")
     ]
     taken = []
@@ -158,10 +160,10 @@ def test_two_processes_never_take_the_same_version(tmp_path):
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         taken += json.loads(output)
-    assert sorted(taken) == sorted(f"v{number}" for number in range(1, 3 * each + 1))
+    assert sorted(taken) == sorted(f"v{number}" for number in range(1, 3 * folder + 1))
     versions = Store(tmp_path).versions("core/questions")
     answers = {load(version).demos[0].answer for version in versions}
-    assert answers == {f"{name}{number}" for name in ("one", "two", "three") for number in range(each)}
+    assert answers == {f"{name}{number}" for name in ("one", "two", "three") for number in range(folder)}
 
 
 def load(version):

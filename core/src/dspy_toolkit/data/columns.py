@@ -64,24 +64,26 @@ def fit(
     None is left out where its field does not allow None. Columns in `keep` stay as they are. `blank_is_missing` says
     that an empty text is no value, except for an input that is text. Raises DataError with the row and field.
     """
-    known = _fields(program)
+    fields = _fields(program)
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    _check_columns(columns, known, keep, name)
+    _check_columns(columns, fields, keep, name)
     fitted = []
     for number, row in enumerate(rows, start=1):
         place = f"Row {number} of {name}"
         fitted.append(
             {
                 **{column: row[column] for column in keep if column in row},
-                **_fit_row(row, known, place, blank_is_missing),
+                **_fit_row(row, fields, place, blank_is_missing),
             }
         )
-    return fitted, tuple(column for column in columns if column not in known and column not in keep)
+    return fitted, tuple(column for column in columns if column not in fields and column not in keep)
 
 
-def _fit_row(row: Mapping[str, Any], known: Mapping[str, _Field], place: str, blank_is_missing: bool) -> dict[str, Any]:
+def _fit_row(
+    row: Mapping[str, Any], fields: Mapping[str, _Field], place: str, blank_is_missing: bool
+) -> dict[str, Any]:
     values = {}
-    for field, about in known.items():
+    for field, about in fields.items():
         value = row.get(field)
         if value == "" and blank_is_missing and (about.label or about.annotation is not str):
             value = None
@@ -109,27 +111,27 @@ def _converted(value: Any, field: _Field, place: str) -> Any:
             except ValidationError:
                 pass  # the first error says what is wrong with the text as it is
         if field.label and isinstance(value, list) and value:
-            return [_converted(each, field, place) for each in value]
+            return [_converted(item, field, place) for item in value]
         first = error.errors(include_url=False)[0]
         where = "".join(f"[{part!r}]" for part in first["loc"])
         raise DataError(f"{place} is {_short(value)}; {where}{' ' if where else ''}{first['msg'].lower()}.") from error
 
 
-def _check_columns(columns: Sequence[str], known: Mapping[str, _Field], keep: Sequence[str], name: str) -> None:
+def _check_columns(columns: Sequence[str], fields: Mapping[str, _Field], keep: Sequence[str], name: str) -> None:
     for column in keep:
         if column not in columns:
             raise DataError(f"{name} has no column {column!r} to keep; it has: {_listed(column, columns)}.")
-    for field, about in known.items():
+    for field, about in fields.items():
         if about.required and field not in columns:
             raise DataError(
                 f"{name} has no column {field!r}, which the program needs; it has: {_listed(field, columns)}. "
                 f"Name the column that holds it: columns={{'<column>': {field!r}}}."
             )
-    labels = [field for field, about in known.items() if about.label]
+    labels = [field for field, about in fields.items() if about.label]
     if any(label in columns for label in labels):
         return
     for label in labels:
-        left = [column for column in columns if column not in known and column not in keep]
+        left = [column for column in columns if column not in fields and column not in keep]
         if close := get_close_matches(label, left, n=1, cutoff=0.75):
             raise DataError(
                 f"{name} has no label for the program's output {label!r}, but a column {close[0]!r}. If that is the "
@@ -142,7 +144,7 @@ def _fields(program: dspy.Module) -> dict[str, _Field]:
     inputs = input_fields(program)
     fields = {}
     for name, required in inputs.items():
-        info = next((each.input_fields[name] for each in signatures if name in each.input_fields), None)
+        info = next((item.input_fields[name] for item in signatures if name in item.input_fields), None)
         fields[name] = _field(info, label=False, required=required)
     for signature in signatures:
         for name, info in signature.output_fields.items():

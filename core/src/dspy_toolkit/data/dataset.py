@@ -124,7 +124,7 @@ def _read(path: Path, format: str | None, options: ReadOptions) -> tuple[str, st
 def _neighbours(path: Path) -> str:
     if not path.parent.is_dir():
         return f" There is no folder {path.parent} either."
-    near = closest_first(path.name, [each.name for each in path.parent.iterdir()])[:5]
+    near = closest_first(path.name, [entry.name for entry in path.parent.iterdir()])[:5]
     return f" In its folder there are: {', '.join(near)}." if near else " Its folder is empty."
 
 
@@ -140,7 +140,7 @@ def _renamed(rows: list[dict[str, Any]], columns: Mapping[str, str], name: str) 
         if column not in there:
             have = ", ".join(map(repr, closest_first(column, there)))
             raise DataError(f"{name} has no column {column!r} to rename; it has: {have}.")
-    twice = [field for field, count in Counter(columns.get(each, each) for each in there).items() if count > 1]
+    twice = [field for field, count in Counter(columns.get(entry, entry) for entry in there).items() if count > 1]
     if twice:
         raise DataError(f"Renaming gives {name} two columns {twice[0]!r}; rename the other one too.")
     return [{columns.get(column, column): value for column, value in row.items()} for row in rows]

@@ -22,17 +22,17 @@ def normal_form(value: Any, *, loose: bool = False) -> Any:
         text = " ".join(unicodedata.normalize("NFKC" if loose else "NFC", value).split())
         return (_TRAILING.sub("", text).casefold() or text) if loose else text
     if isinstance(value, Mapping):
-        return {key: normal_form(each, loose=loose) for key, each in value.items()}
+        return {key: normal_form(item, loose=loose) for key, item in value.items()}
     if isinstance(value, list):
-        return [normal_form(each, loose=loose) for each in value]
+        return [normal_form(item, loose=loose) for item in value]
     return value
 
 
 def deduplicate(rows: Iterable[T], key: Callable[[T], Hashable]) -> tuple[list[T], int]:
     """The first of all rows with equal keys, in order, and how many others there were."""
-    kept: dict[Hashable, T] = {}
+    unique: dict[Hashable, T] = {}
     total = 0
     for row in rows:
         total += 1
-        kept.setdefault(key(row), row)
-    return list(kept.values()), total - len(kept)
+        unique.setdefault(key(row), row)
+    return list(unique.values()), total - len(unique)

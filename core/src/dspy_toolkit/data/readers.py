@@ -80,7 +80,7 @@ def read_csv(path: Path, options: ReadOptions) -> Rows:
     if len(delimiter) != 1:
         raise DataError(f"The delimiter is {delimiter!r}; expected one character.")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    before = csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than a document
+    field_limit = csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than a document
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header)
@@ -97,7 +97,7 @@ def read_csv(path: Path, options: ReadOptions) -> Rows:
     except csv.Error as error:
         raise DataError(f"{path} is no CSV at line {reader.line_num}: {error}.") from error
     finally:
-        csv.field_size_limit(before)
+        csv.field_size_limit(field_limit)
     return rows
 
 
@@ -121,12 +121,12 @@ def read_saved(path: Path, options: ReadOptions) -> Rows:
             f"Reading {path}, which Hugging Face's `datasets` saved, needs it: pip install 'dspy-toolkit[datasets]'"
         ) from error
     try:
-        found = datasets.load_from_disk(str(path))
-        if isinstance(found, datasets.DatasetDict):
-            found = found[_split(path, [str(name) for name in found], options)]
+        dataset = datasets.load_from_disk(str(path))
+        if isinstance(dataset, datasets.DatasetDict):
+            dataset = dataset[_split(path, [str(name) for name in dataset], options)]
         elif options.split is not None:
             raise DataError(f"{path} holds one dataset, so there is no split {options.split!r} in it.")
-        return [dict(row) for row in found]
+        return [dict(row) for row in dataset]
     except (OSError, ValueError, TypeError, KeyError) as error:  # what a damaged folder makes the library raise
         raise DataError(f"{path} cannot be read as a saved dataset: {_line(error)}") from error
 
@@ -190,14 +190,14 @@ def _split(path: Path, names: list[str], options: ReadOptions) -> str:
     if options.split is None and len(names) == 1:
         return names[0]
     if options.split not in names:
-        asked = "give one with split=" if options.split is None else f"there is no {options.split!r}"
-        raise DataError(f"{path} holds the splits {', '.join(closest_first(options.split or '', names))}; {asked}.")
+        remedy = "give one with split=" if options.split is None else f"there is no {options.split!r}"
+        raise DataError(f"{path} holds the splits {', '.join(closest_first(options.split or '', names))}; {remedy}.")
     return options.split
 
 
 def _delimiter(header: str) -> str:
     """Comma, unless the header has none and has tabs or semicolons (as spreadsheets write where 1.5 is 1,5)."""
-    return next((each for each in (",", "\t", ";") if each in header), ",")
+    return next((character for character in (",", "\t", ";") if character in header), ",")
 
 
 def _check_header(path: Path, header: list[str]) -> None:

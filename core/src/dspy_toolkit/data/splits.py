@@ -152,7 +152,7 @@ def _split(examples: Sequence[dspy.Example]) -> dict[str, tuple[dspy.Example, ..
     keys = [leak_key(example) for example in examples]
     member = {key: _SETS[sum(int(key[:16], 16) / 16**16 >= cut for cut in _CUTS)] for key in keys}
     for name in _SETS:
-        counts = {each: sum(where == each for where in member.values()) for each in _SETS}
+        counts = {other: sum(where == other for where in member.values()) for other in _SETS}
         fullest = max(_SETS, key=counts.__getitem__)
         if not counts[name] and counts[fullest] > 1:
             key = (max if _SETS.index(name) > _SETS.index(fullest) else min)(

@@ -49,13 +49,13 @@ def value_of(rules: Rules, schema: Mapping[str, Any], root: Mapping[str, Any]) -
     whole = {**schema, **{key: root[key] for key in ("$defs", "definitions") if key in root}}
     try:
         if _is_plain(whole, root):
-            found = rules.value(_strict(schema), _strict(root))
-            if found is not None:
-                return found
+            piece = rules.value(_strict(schema), _strict(root))
+            if piece is not None:
+                return piece
     except UnsupportedTypeError:
         pass  # a keyword's value that only llguidance may know
-    given = json.dumps({**_closed(whole), "x-guidance": _SPACING}, ensure_ascii=False)
-    return Piece(rules.named(f"%json {given}"), _least(whole))
+    schema_text = json.dumps({**_closed(whole), "x-guidance": _SPACING}, ensure_ascii=False)
+    return Piece(rules.named(f"%json {schema_text}"), _least(whole))
 
 
 def _is_plain(schema: Any, root: Mapping[str, Any]) -> bool:

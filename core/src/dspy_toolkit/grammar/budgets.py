@@ -27,14 +27,14 @@ class MaxTokens:
         _checked(self.tokens, "MaxTokens")
 
 
-def budgets_of(signature: type[dspy.Signature], given: Mapping[str, int]) -> dict[str, int]:
+def budgets_of(signature: type[dspy.Signature], overrides: Mapping[str, int]) -> dict[str, int]:
     """The budgets of a signature's output fields; those `given` by name count before the signature's own."""
-    found: dict[str, int] = {}
+    budgets: dict[str, int] = {}
     for name, info in signature.output_fields.items():
-        tokens = given.get(name, _own(name, info))
+        tokens = overrides.get(name, _own(name, info))
         if tokens is not None:
-            found[name] = _checked(tokens, name)
-    return found
+            budgets[name] = _checked(tokens, name)
+    return budgets
 
 
 def _own(name: str, info: FieldInfo) -> Any:

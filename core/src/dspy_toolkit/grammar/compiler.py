@@ -63,9 +63,9 @@ class _Cache:
         # A signature may be edited in place, so what it was compiled from is kept with the grammar and compared.
         fields = [(name, info, info.annotation, tuple(info.metadata)) for name, info in signature.output_fields.items()]
         with self._lock:
-            known = self._by_signature.get(signature)
-        if known is not None and known[0] == fields:
-            return known[1]
+            cached = self._by_signature.get(signature)
+        if cached is not None and cached[0] == fields:
+            return cached[1]
         grammar = self._by_types(signature)
         with self._lock:
             self._by_signature[signature] = fields, grammar
@@ -107,11 +107,11 @@ def compile_arguments(schema: Mapping[str, Any]) -> AnswerGrammar:
 
 def problems(signature: Signature) -> dict[str, str]:
     """Why the grammars cannot be compiled, by output field; "" is for what concerns several. Empty if they can."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for name, info in signature.output_fields.items():
         alone: dict[str, Any] = {name: (info.annotation, copy.copy(info))}
-        found |= _problem(dspy.make_signature(alone, "", signature.__name__), name)
-    return found or _problem(signature, "")
+        reasons |= _problem(dspy.make_signature(alone, "", signature.__name__), name)
+    return reasons or _problem(signature, "")
 
 
 def _problem(signature: Signature, name: str) -> dict[str, str]:
@@ -125,14 +125,14 @@ def _problem(signature: Signature, name: str) -> dict[str, str]:
 
 def _build_chat(signature: Signature) -> AnswerGrammar:
     rules = Rules(indent=None, line_breaks=LINE_BREAKS)
-    lark, minimal, open_text, before = [], "", "", MARKER.lstrip()
+    lark, minimal, open_text, lead = [], "", "", MARKER.lstrip()
     for name, info in signature.output_fields.items():
         value = _named(signature, name, lambda info=info: chat_value(rules, info))
-        open_text += f"{before}{name} ## ]]\n"
+        open_text += f"{lead}{name} ## ]]\n"
         lark += [literal(open_text).lark, value.lark]
         minimal += open_text + value.minimal + (MARKER if value.closed else "")
-        open_text, before = "", "" if value.closed else MARKER
-    end = literal(f"{before}completed ## ]]")
+        open_text, lead = "", "" if value.closed else MARKER
+    end = literal(f"{lead}completed ## ]]")
     names = list(signature.output_fields)
     fields = tuple(
         AnswerField(name, f"{MARKER if name != names[0] else MARKER.lstrip()}{name} ## ]]\n") for name in names

@@ -71,10 +71,10 @@ def chat_value(rules: Rules, info: FieldInfo) -> Value:
     if _is_text(annotation):
         return _free_text(rules, {} if annotation is Any else schema_of(info.rebuild_annotation()))
     schema = schema_of(info.rebuild_annotation())
-    found = rules.either(list(_chat_options(rules, schema, schema, annotation)))
-    if found is None:
+    piece = rules.either(list(_chat_options(rules, schema, schema, annotation)))
+    if piece is None:
         raise UnsupportedTypeError("it cannot be written without nesting too deeply")
-    return Value(*found)
+    return Value(*piece)
 
 
 def json_value(rules: Rules, info: FieldInfo) -> Piece:
@@ -82,12 +82,12 @@ def json_value(rules: Rules, info: FieldInfo) -> Piece:
     annotation = info.annotation
     schema = schema_of(info.rebuild_annotation())
     if _is_text(annotation):
-        found = rules.value(schema, schema, 1)
+        piece = rules.value(schema, schema, 1)
     else:
-        found = rules.either(list(_json_options(rules, schema, schema, annotation)))
-    if found is None:
+        piece = rules.either(list(_json_options(rules, schema, schema, annotation)))
+    if piece is None:
         raise UnsupportedTypeError("it cannot be written without nesting too deeply")
-    return found
+    return piece
 
 
 def _is_text(annotation: Any) -> bool:
@@ -131,9 +131,9 @@ def _free_text(rules: Rules, schema: dict[str, Any]) -> Value:
     terms = [f"/{_TEXT}/", r"/(?s:.*)\S/", f"/(?s:.){{{least},{most}}}/"]
     minimal = padded("", {"minLength": least})
     if "pattern" in limit:
-        found = translate(limit["pattern"], in_json=False, anything="(?s:.)")
-        terms.append(regex_piece(found.regex, "").lark)
-        minimal = padded(found.minimal, {"minLength": least})
+        piece = translate(limit["pattern"], in_json=False, anything="(?s:.)")
+        terms.append(regex_piece(piece.regex, "").lark)
+        minimal = padded(piece.minimal, {"minLength": least})
     return Value(rules.delimited(rules.named(" & ".join(terms), terminal=True), MARKER), minimal, closed=True)
 
 
@@ -174,8 +174,8 @@ def _wordy(rules: Rules, schema: dict[str, Any], quote: str) -> Piece:
 
 def _spelling(value: Any, annotation: Any) -> str:
     """The text that DSPy reads as `value` (in its JSON form): as demonstrations show it, or in quotes, or by name."""
-    shown = format_field_value(FieldInfo(annotation=annotation), value)
-    texts = [str(shown), json.dumps(value, ensure_ascii=False), *_names(value, annotation)]
+    rendered = format_field_value(FieldInfo(annotation=annotation), value)
+    texts = [str(rendered), json.dumps(value, ensure_ascii=False), *_names(value, annotation)]
     for text in texts:
         one_line = text == text.strip() and len(text.splitlines()) == 1 and not text.startswith("[[")
         if one_line and _reads_as(text, value, annotation):
@@ -189,9 +189,9 @@ def _names(value: Any, annotation: Any) -> list[str]:
     return [name for name, member in annotation.__members__.items() if serialize_for_json(member) == value]
 
 
-def _reads_as(given: Any, value: Any, annotation: Any) -> bool:
+def _reads_as(spelling: Any, value: Any, annotation: Any) -> bool:
     try:
-        parsed = serialize_for_json(parse_value(given, annotation))
+        parsed = serialize_for_json(parse_value(spelling, annotation))
     except (ValueError, TypeError):
         return False
     return parsed == value and type(parsed) is type(value)
@@ -214,7 +214,7 @@ def _json_options(
 
 
 def _json_spelling(rules: Rules, value: Any, annotation: Any) -> Piece | None:
-    for given in [value, json.dumps(value, ensure_ascii=False), *_names(value, annotation)]:
-        if _reads_as(given, value, annotation):
-            return rules.value({"const": given}, {}, 1)
+    for spelling in [value, json.dumps(value, ensure_ascii=False), *_names(value, annotation)]:
+        if _reads_as(spelling, value, annotation):
+            return rules.value({"const": spelling}, {}, 1)
     raise UnsupportedTypeError(f"DSPy reads no JSON value as its value {value!r}")

@@ -53,9 +53,9 @@ def translate(pattern: str, *, in_json: bool, anything: str) -> Format:
     end = bool(items) and _is_at(items[-1], "AT_END", "AT_END_STRING")
     items = items[1 if start else 0 : len(items) - 1 if end else None]
     writer = _Writer(pattern, in_json)
-    found = writer.sequence(items)
+    inner = writer.sequence(items)
     around = f"(?:{anything})*"
-    return Format(("" if start else around) + found.regex + ("" if end else around), found.minimal)
+    return Format(("" if start else around) + inner.regex + ("" if end else around), inner.minimal)
 
 
 def _is_at(item: Any, *names: str) -> bool:
@@ -68,8 +68,8 @@ class _Writer:
         self._in_json = in_json
 
     def sequence(self, items: Iterable[Any]) -> Format:
-        found = [self._item(str(operation), argument) for operation, argument in items]
-        return Format("".join(part.regex for part in found), "".join(part.minimal for part in found))
+        inner = [self._item(str(operation), argument) for operation, argument in items]
+        return Format("".join(part.regex for part in inner), "".join(part.minimal for part in inner))
 
     def _item(self, operation: str, argument: Any) -> Format:
         if operation == "LITERAL":

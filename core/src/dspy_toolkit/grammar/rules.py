@@ -58,7 +58,7 @@ class Rules:
         self._names: dict[str, str] = {}
         self._attributes: dict[str, str] = {}
         self._markers: dict[str, None] = {}
-        self._made: dict[tuple[str, int], Piece | None] = {}
+        self._values: dict[tuple[str, int], Piece | None] = {}
 
     def named(self, body: str, *, terminal: bool = False) -> str:
         """The name of a rule, or of a terminal, with this body."""
@@ -100,9 +100,9 @@ class Rules:
         `root` holds the `$defs`. Raises UnsupportedTypeError.
         """
         key = (json.dumps(schema, sort_keys=True, default=str), depth)
-        if key not in self._made:
-            self._made[key] = self._value(schema, root, depth)
-        return self._made[key]
+        if key not in self._values:
+            self._values[key] = self._value(schema, root, depth)
+        return self._values[key]
 
     def _value(self, schema: dict[str, Any], root: dict[str, Any], depth: int) -> Piece | None:
         if "$ref" in schema:
@@ -153,9 +153,9 @@ class Rules:
         plain = f'"{self.char}{_times(least, most)}"'
         if "pattern" not in schema:
             return Piece(self.named(regex_piece(plain, "").lark, terminal=True), f'"{"a" * least}"')
-        found = translate(schema["pattern"], in_json=True, anything=self.char)
-        minimal = json.dumps(padded(found.minimal, schema), ensure_ascii=False)
-        body = f"{regex_piece(f'{chr(34)}{found.regex}{chr(34)}', '').lark} & {regex_piece(plain, '').lark}"
+        piece = translate(schema["pattern"], in_json=True, anything=self.char)
+        minimal = json.dumps(padded(piece.minimal, schema), ensure_ascii=False)
+        body = f"{regex_piece(f'{chr(34)}{piece.regex}{chr(34)}', '').lark} & {regex_piece(plain, '').lark}"
         return Piece(self.named(body, terminal=True), minimal)
 
     # Containers
@@ -224,9 +224,9 @@ class Rules:
             schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
         if "const" in schema or "enum" in schema:
             values = [schema["const"]] if "const" in schema else schema["enum"]
-            found = self.either([literal(json.dumps(_key_text(value), ensure_ascii=False)) for value in values])
-            assert found is not None
-            return found
+            piece = self.either([literal(json.dumps(_key_text(value), ensure_ascii=False)) for value in values])
+            assert piece is not None
+            return piece
         kind = schema.get("type", "string")
         if kind == "string":
             return self.string(schema)

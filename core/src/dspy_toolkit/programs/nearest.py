@@ -34,8 +34,8 @@ class Nearest(dspy.Module):
 
     def chosen(self, inputs: Mapping[str, Any]) -> dspy.Module:
         """The module with the demonstrations it has for `inputs`."""
-        asked = _trigrams(text_of(inputs))
-        order = sorted(range(len(self.entries)), key=lambda number: -_cosine(asked, self._vectors[number]))
+        query = _trigrams(text_of(inputs))
+        order = sorted(range(len(self.entries)), key=lambda number: -_cosine(query, self._vectors[number]))
         return self._showing([self.entries[number][1] for number in reversed(order[: self.k])])
 
     def pooled(self) -> dspy.Module:
@@ -54,14 +54,14 @@ class Nearest(dspy.Module):
     @classmethod
     def placed(cls, pooled: dspy.Module, places: Sequence[tuple[str, Mapping[str, int]]], *, k: int) -> "Nearest":
         """The inverse of `pooled` and `places`. Raises IndexError or KeyError where they do not fit."""
-        shown = {name: list(predictor.demos) for name, predictor in pooled.named_predictors()}
-        entries = [(text, {name: shown[name][at] for name, at in where.items()}) for text, where in places]
+        demos = {name: list(predictor.demos) for name, predictor in pooled.named_predictors()}
+        entries = [(text, {name: demos[name][at] for name, at in where.items()}) for text, where in places]
         return cls(pooled, entries, k=k)
 
     def _showing(self, demos: Sequence[Mapping[str, Any]]) -> dspy.Module:
         module = self.module.deepcopy()
         for name, predictor in module.named_predictors():
-            predictor.demos = [each[name] for each in demos if name in each]
+            predictor.demos = [entry[name] for entry in demos if name in entry]
         return module
 
 

@@ -47,13 +47,13 @@ class Target:
             raise DataError(f"{self.name} has no rows of its own; give some (--data FILE, or `dataset` in Python).")
         return self.task.data()
 
-    def metrics(self, plugins: PluginManager, given: AnyMetrics | None) -> list[Metric]:
+    def metrics(self, plugins: PluginManager, names: AnyMetrics | None) -> list[Metric]:
         """Those that are given, or the task's. Raises MetricError for what is no task, and as `find_metric` does."""
-        if given not in (None, [], ()):
-            return find_metrics(plugins, given, project=self.project)
+        if names not in (None, [], ()):
+            return find_metrics(plugins, names, project=self.project)
         if self.task is None:
-            known = ", ".join(plugins.entries(MetricEntry))
-            raise MetricError(f"{self.name} has no metric of its own; name one (--metric): {known}.")
+            available = ", ".join(plugins.entries(MetricEntry))
+            raise MetricError(f"{self.name} has no metric of its own; name one (--metric): {available}.")
         return [self.task.metric()]
 
 

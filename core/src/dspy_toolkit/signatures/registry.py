@@ -57,7 +57,7 @@ class SignatureRegistry:
         """
         with self._lock:
             registered = {
-                f"{owner}/{key}": found for owner, own in self._registered.items() for key, found in own.items()
+                f"{owner}/{key}": match for owner, own in self._registered.items() for key, match in own.items()
             }
         if name in registered:
             return registered[name]
@@ -65,7 +65,7 @@ class SignatureRegistry:
             if f"{project}/{name}" in registered:
                 return registered[f"{project}/{name}"]
             same = sorted(key for key in registered if key.partition("/")[2] == name)
-            contributed = {found.qualified_name for found in self._entries() if found.entry.name == name}
+            contributed = {match.qualified_name for match in self._entries() if match.entry.name == name}
             rivals = sorted({*same, *contributed})
             if len(rivals) == 1 and same:
                 return registered[rivals[0]]
@@ -74,17 +74,17 @@ class SignatureRegistry:
                     f"The signature {name!r} exists in several projects; name one of: {', '.join(rivals)}."
                 )
         try:
-            found = self._plugins.get(SignatureEntry, name, project=project)
+            match = self._plugins.get(SignatureEntry, name, project=project)
         except UnknownNameError as error:
             raise UnknownNameError("signature", name, [*error.known, *registered]) from error
-        return self._resolved(found.qualified_name)
+        return self._resolved(match.qualified_name)
 
     def get_project_signatures(self, name: str) -> dict[str, Signature]:
         """All signatures of a project by plain name. Raises UnknownNameError if nothing is known of the project."""
-        contributed = {found.entry.name: found.qualified_name for found in self._entries() if found.project == name}
+        contributed = {match.entry.name: match.qualified_name for match in self._entries() if match.project == name}
         with self._lock:
             registered = dict(self._registered.get(name, {}))
-            projects = {*self._registered, *(found.project for found in self._entries())}
+            projects = {*self._registered, *(match.project for match in self._entries())}
         if name not in projects:
             raise UnknownNameError("project with signatures", name, projects)
         plugin = {plain: self._resolved(full) for plain, full in contributed.items() if plain not in registered}
@@ -93,7 +93,7 @@ class SignatureRegistry:
     def get_all_signatures(self) -> dict[str, Signature]:
         """All signatures by qualified name, sorted. Imports every plugin's; one that fails raises its PluginError."""
         with self._lock:
-            projects = {*self._registered, *(found.project for found in self._entries())}
+            projects = {*self._registered, *(match.project for match in self._entries())}
         return {
             f"{project}/{name}": signature
             for project in sorted(projects)

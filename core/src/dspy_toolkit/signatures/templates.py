@@ -75,8 +75,8 @@ class ExtractionSignature(dspy.Signature):
     """Find the value of every requested field in the text. Leave out fields that the text does not mention."""
 
     text: str = dspy.InputField(desc="the text to read")
-    wanted: list[str] = dspy.InputField(desc="the names of the fields to find")
-    found: dict[str, str] = dspy.OutputField(desc="each field found, with its value in the words of the text")
+    requested: list[str] = dspy.InputField(desc="the names of the fields to find")
+    matches: dict[str, str] = dspy.OutputField(desc="each field found, with its value in the words of the text")
 
 
 class SummarizationSignature(dspy.Signature):

@@ -160,9 +160,9 @@ def _check_same_prompt(
     reloaded = program.deepcopy()
     reloaded.set_lm(None)
     state.load_plain(reloaded, stored)
-    before, after = messages(program, inputs, adapter), messages(reloaded, inputs, adapter)
-    for name in before:
-        if before[name] != after[name]:
+    sent, resent = messages(program, inputs, adapter), messages(reloaded, inputs, adapter)
+    for name in sent:
+        if sent[name] != resent[name]:
             raise BundleError(
                 f"The predictor {name!r} would send another prompt after loading: a demonstration holds a value that "
                 "plain JSON and its field's type cannot bring back. Use values of the field's type."

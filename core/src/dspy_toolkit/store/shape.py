@@ -29,8 +29,8 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     return changes
 
 
-def _of_role(fields: Any, wanted: str) -> dict[str, str]:
-    return {name: type_ for role, name, type_ in fields if role == wanted}
+def _of_role(fields: Any, expected_role: str) -> dict[str, str]:
+    return {name: type_ for role, name, type_ in fields if role == expected_role}
 
 
 def _field_changes(predictor: str, role: str, stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
@@ -51,5 +51,5 @@ def _field_changes(predictor: str, role: str, stored: Mapping[str, str], current
 
 
 def _instead(name: str, stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    new = [each for each in current if each not in stored]
+    new = [candidate for candidate in current if candidate not in stored]
     return f" (renamed to {closest_first(name, new)[0]!r}?)" if new else ""

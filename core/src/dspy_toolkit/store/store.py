@@ -83,13 +83,13 @@ class Store:
 
     def tasks(self) -> tuple[str, ...]:
         """Names with at least one version, sorted: of tasks, and of what else was optimized."""
-        found = set()
+        tasks = set()
         for pattern in ("*/v*", "*/*/v*"):
             for path in self.root.glob(pattern):
                 task = path.parent.relative_to(self.root).as_posix()
                 if _VERSION.match(path.name) and all(_NAME.match(part) for part in task.split("/")):
-                    found.add(_name_of(path) if task.partition("/")[0] in (_SIGNATURES, _MODULES) else task)
-        return tuple(sorted(found))
+                    tasks.add(_name_of(path) if task.partition("/")[0] in (_SIGNATURES, _MODULES) else task)
+        return tuple(sorted(tasks))
 
     def versions(self, task: str) -> tuple[Version, ...]:
         """Oldest first. Raises UnknownNameError for a task without versions, BundleError for a damaged one."""
@@ -108,8 +108,8 @@ class Store:
         name = f"v{numbers[-1]}" if version == LATEST else aliases.get(version, version)
         match = _VERSION.match(name)
         if match is None or int(match[1]) not in numbers:
-            known = [*(f"v{number}" for number in numbers), *aliases, LATEST]
-            raise UnknownNameError(f"version of {task}", version, known)
+            choices = [*(f"v{number}" for number in numbers), *aliases, LATEST]
+            raise UnknownNameError(f"version of {task}", version, choices)
         return self._version(task, name)
 
     def promote(self, task: str, version: str, alias: str = PRODUCTION) -> Version:
