@@ -1,9 +1,18 @@
 """What verbs print is what it says: no markup in it, nothing broken in two."""
 
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from rich.table import Table
 
+from dspy_toolkit.cli.files import check_reports
+from dspy_toolkit.cli.optimization import next_lines
 from dspy_toolkit.cli.output import Output, styled
+from dspy_toolkit.errors import DataError
 
 AS_IT_IS = ["words: list[str] -> label", "[/INST] hello", ":warning: [bold]", "[link=x]", "\\[red]", "{} {0}"]
 
@@ -56,3 +65,32 @@ def test_in_a_terminal_lines_end_between_words_and_names_are_whole(capsys, monke
     output.print("It is a rather long sentence of many words, without a long one")
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines == ["It is a rather long sentence of many", "words, without a long one"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("arguments", [["tasks"], ["tasks", "--json"]])
+def test_an_output_on_a_full_disk_is_one_line_and_exit_code_1(arguments):
+    command = [sys.executable, "-c", "from dspy_toolkit.cli import main; main()", *arguments]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: The output cannot be written: No space left on device.\n"
+
+
+def test_a_report_that_cannot_be_written_is_refused_and_checking_leaves_no_file(tmp_path):
+    with pytest.raises(DataError, match=r"rows\.jsonl cannot be written: No such file or directory"):
+        check_reports(None, tmp_path / "missing" / "rows.jsonl")
+    check_reports(None, tmp_path / "rows.jsonl")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old.jsonl").write_text("kept\n")
+    check_reports(None, tmp_path / "old.jsonl")
+    assert (tmp_path / "old.jsonl").read_text() == "kept\n"
+
+
+def test_the_commands_to_type_next_are_what_a_shell_reads_as_the_names():
+    version = SimpleNamespace(task="review -> mood: Literal['good', 'bad']", name="v2")
+    compare, run = next_lines(version, Path("my rows.csv"), ["exact_match"])
+    _, *words = shlex.split(compare.plain)
+    assert words[:4] == ["dspy-toolkit", "compare", f"{version.task}@plain", f"{version.task}@v2"]
+    assert words[4:] == ["--data", "my rows.csv", "--metric", "exact_match", "--set", "test"]
+    assert shlex.split(run.plain) == ["dspy-toolkit", "run", f"{version.task}@v2"]

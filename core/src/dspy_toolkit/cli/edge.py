@@ -3,6 +3,7 @@
 0: fine. 1: it failed, and stderr says why and what to do. 2: wrong usage.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ def edge(as_json: bool) -> Iterator[Output]:
     try:
         with output.guard():
             yield output
+        sys.stdout.flush()
     except ToolkitError as error:
         if os.environ.get("DSPY_TOOLKIT_STRICT"):
             raise
@@ -38,6 +40,13 @@ def edge(as_json: bool) -> Iterator[Output]:
         fail(output, type(error).__name__, str(error), **({"run": run} if run else {}))
     except KeyboardInterrupt:
         fail(output, "Interrupted", "Interrupted.")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in buffers is written at exit, and fails there
+        if error.errno == errno.ENOSPC:
+            print(f"error: The output cannot be written: {error.strerror}.", file=sys.stderr)
+        raise typer.Exit(1) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from dspy_toolkit.cli.output import Output
 from dspy_toolkit.errors import DataError
 
-__all__ = ["allow_own_code", "read_inputs", "save_jsonl", "save_text"]
+__all__ = ["allow_own_code", "check_reports", "read_inputs", "save_jsonl", "save_text"]
 
 
 def allow_own_code(*names: str) -> None:
@@ -32,6 +32,24 @@ def read_inputs(file: Path | None) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"The inputs file {file} holds {type(values).__name__}; expected an object of field values.")
     return values
+
+
+def check_reports(html: Path | None, *others: Path | None) -> None:
+    """Raise before the work is done, not after, if a file cannot be written or plotly is missing. Leaves no file."""
+    if html is not None:
+        from dspy_toolkit.report import check_plots
+
+        check_plots()
+    for path in (html, *others):
+        if path is None:
+            continue
+        existed = path.exists()
+        try:
+            path.open("a", encoding="utf-8").close()
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
+        if not existed:
+            path.unlink()
 
 
 def save_jsonl(output: Output, path: Path | None, records: Iterable[Mapping[str, Any]]) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.cli.output import Output, styled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.text import Text
 
     from dspy_toolkit.framework.framework import DSPyFramework
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.optimize.result import OptimizationResult
     from dspy_toolkit.store.store import Version
 
-__all__ = ["budget_lines", "print_plan", "result_document", "run_optimization", "score_lines"]
+__all__ = ["budget_lines", "next_lines", "print_plan", "result_document", "run_optimization", "score_lines"]
 
 
 def run_optimization(
@@ -69,6 +71,20 @@ def budget_lines(framework: "DSPyFramework", result: "OptimizationResult") -> "l
     return [
         styled("[yellow]The search ended early: {}.[/] Resume it with a larger budget:", result.note),
         styled("  {} {}", run.resume_command, larger, whole=True),
+    ]
+
+
+def next_lines(version: "Version", data: Path | None, metrics: "Sequence[str] | None") -> "list[Text]":
+    """What to type next: the stored program beside the plain one, and the program at work."""
+    from dspy_toolkit.runs.runs import quoted
+
+    given = [*(["--data", str(data)] if data else []), *(word for name in metrics or () for word in ("--metric", name))]
+    rows = "".join(f" {quoted(word)}" for word in given)
+    plain, stored = quoted(f"{version.task}@plain"), quoted(f"{version.task}@{version.name}")
+    test = " --set test" if data else ""
+    return [
+        styled("Next: dspy-toolkit compare {} {}{}{}", plain, stored, rows, test, whole=True),
+        styled("      dspy-toolkit run {}", stored, whole=True),
     ]
 
 

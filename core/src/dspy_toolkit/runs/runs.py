@@ -22,7 +22,7 @@ from dspy_toolkit.runs.journal import Journal
 from dspy_toolkit.runs.records import About, EndRecord, ResultRecord, RunOptions, RunStarted, read_records
 from dspy_toolkit.values import plain
 
-__all__ = ["Run", "RunStatus", "Runs", "identity_key", "is_written", "resume_command"]
+__all__ = ["Run", "RunStatus", "Runs", "identity_key", "is_written", "quoted", "resume_command"]
 
 RunStatus = Literal["running", "finished", "budget", "interrupted", "failed", "killed"]
 """`killed`: nobody writes and no end was recorded. `budget`: a budget ended it, with its result measured."""
@@ -186,10 +186,14 @@ class Runs:
 
 def resume_command(name: str, id: str) -> str:
     """The command that resumes the run `id` of what `name` stands for."""
+    return f"dspy-toolkit optimize {quoted(name)} --resume {id}"
+
+
+def quoted(name: str) -> str:
+    """A name as it is typed in a shell."""
     # A signature with a Literal has quotes of its own, which shlex writes in a way nobody can read.
     readable = "'" in name and not set(name) & set('"$`\\!')
-    quoted = f'"{name}"' if readable else shlex.quote(name)
-    return f"dspy-toolkit optimize {quoted} --resume {id}"
+    return f'"{name}"' if readable else shlex.quote(name)
 
 
 def identity_key(identity: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from dspy_toolkit.cli.evaluation import (
     print_errors,
     usage_line,
 )
-from dspy_toolkit.cli.files import allow_own_code, save_jsonl, save_text
+from dspy_toolkit.cli.files import allow_own_code, check_reports, save_jsonl, save_text
 from dspy_toolkit.cli.options import (
     Data,
     Html,
@@ -68,10 +68,7 @@ def add_to(app: typer.Typer) -> None:
         Rows and metric are A's if they are not given. Ctrl-C compares what both finished, with exit code 1.
         """
         with edge(as_json) as output:
-            if html is not None:
-                from dspy_toolkit.report import check_plots
-
-                check_plots()  # before the work is done, not after
+            check_reports(html, save)
             allow_own_code(a, b, *(metric or ()))
             from dspy_toolkit.cli.progress import RunProgress
             from dspy_toolkit.framework.framework import DSPyFramework

@@ -15,7 +15,7 @@ from dspy_toolkit.cli.evaluation import (
     print_scores,
     usage_line,
 )
-from dspy_toolkit.cli.files import allow_own_code, save_jsonl, save_text
+from dspy_toolkit.cli.files import allow_own_code, check_reports, save_jsonl, save_text
 from dspy_toolkit.cli.options import (
     Data,
     Html,
@@ -67,10 +67,7 @@ def add_to(app: typer.Typer) -> None:
         A task is measured on its test set. Ctrl-C shows what was finished, with exit code 1.
         """
         with edge(as_json) as output:
-            if html is not None:
-                from dspy_toolkit.report import check_plots
-
-                check_plots()  # before the work is done, not after
+            check_reports(html, save)
             allow_own_code(name, *(metric or ()))
             from dspy_toolkit.cli.progress import RunProgress
             from dspy_toolkit.framework.framework import DSPyFramework

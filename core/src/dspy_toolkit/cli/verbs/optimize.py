@@ -6,7 +6,14 @@ import typer
 
 from dspy_toolkit.cli.edge import Json, edge
 from dspy_toolkit.cli.files import allow_own_code
-from dspy_toolkit.cli.optimization import budget_lines, print_plan, result_document, run_optimization, score_lines
+from dspy_toolkit.cli.optimization import (
+    budget_lines,
+    next_lines,
+    print_plan,
+    result_document,
+    run_optimization,
+    score_lines,
+)
 from dspy_toolkit.cli.options import (
     Data,
     EventsFile,
@@ -104,3 +111,4 @@ def _run(output: Output, framework: "DSPyFramework", task: str, *, planned: "Pla
     if planned and not planned.unknown:
         output.print(f"planned: {planned.total().calls.expected:.0f} LM calls")
     output.print(styled("[bold]{}[/] is in {}", f"{version.task}@{version.name}", version.bundle.path))
+    output.print(*next_lines(version, options["dataset"], options["metrics"]))
