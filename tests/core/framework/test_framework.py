@@ -1,10 +1,19 @@
 """DSPyFramework as Python code uses it, with the example plugin and a scripted provider."""
 
+import threading
+
 import dspy
 import pytest
 
 from dspy_toolkit import DSPyConfig, DSPyFramework, PluginManager
-from dspy_toolkit.errors import BundleError, DataError, FingerprintError, UnknownNameError
+from dspy_toolkit.errors import (
+    BundleError,
+    DataError,
+    FingerprintError,
+    OptimizationError,
+    OptimizationInterrupted,
+    UnknownNameError,
+)
 from dspy_toolkit.settings import ModelProfile
 from dspy_toolkit.signatures import QASignature
 from dspy_toolkit.testing import ScriptedLM
@@ -123,6 +132,26 @@ def test_a_parameter_called_like_an_argument_is_the_optimizers_and_replaces_noth
         make(add).optimize_task("question -> answer", **asked)
     with pytest.raises(UnknownNameError, match=f"parameter of the optimizer 'bootstrap' .*{name!r}"):
         make(add).plan_task("question -> answer", **asked)
+
+
+def test_the_optimizer_may_be_an_instance_and_its_run_is_resumed_with_it(make):
+    framework, stop = make(add), threading.Event()
+    module, instance = dspy.Predict("question -> answer"), dspy.BootstrapFewShot(max_labeled_demos=6)
+
+    def interrupt(event):
+        if event.stage == "optimized":
+            stop.set()
+
+    arguments = (module, ROWS, "core/exact-match")
+    with pytest.raises(OptimizationInterrupted) as interruption:
+        framework.optimize_module(*arguments, optimizer=instance, on_event=interrupt, stop=stop)
+    run, other = interruption.value.partial.run, dspy.BootstrapFewShot(max_labeled_demos=5)
+    with pytest.raises(OptimizationError, match="max_labeled_demos"):
+        framework.optimize_module(*arguments, optimizer=other, resume=run)
+    result = framework.optimize_module(*arguments, optimizer=instance, resume=run)
+    assert (result.optimizer, result.parameters["max_labeled_demos"]) == ("BootstrapFewShot", 6)
+    assert len(result.program.demos) == 6
+    assert framework.plan_module(*arguments, optimizer=instance, measure=False).unknown
 
 
 def test_a_row_without_a_needed_field_is_named(make):

@@ -13,7 +13,7 @@ from dspy_toolkit.builtin.gepa import Gepa
 from dspy_toolkit.builtin.labeled import Labeled
 from dspy_toolkit.builtin.mipro import Mipro
 from dspy_toolkit.builtin.random_search import RandomSearch
-from dspy_toolkit.builtin.search import Search, stripped, uncompiled
+from dspy_toolkit.builtin.search import Search
 from dspy_toolkit.builtin.simba import Simba
 from dspy_toolkit.compat.optimizers import Teleprompter
 from dspy_toolkit.errors import UnknownNameError
@@ -21,6 +21,7 @@ from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams, parse_params
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work
+from dspy_toolkit.optimize.teleprompter import stripped, uncompiled
 
 __all__ = ["BetterTogether"]
 

@@ -13,11 +13,11 @@ from dspy_toolkit.builtin.demos import (
     check_demos_fit,
     demo_limits,
 )
-from dspy_toolkit.builtin.search import uncompiled
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapped
+from dspy_toolkit.optimize.teleprompter import uncompiled
 
 __all__ = ["Bootstrap"]
 

@@ -3,11 +3,12 @@
 import dspy
 from pydantic import Field
 
-from dspy_toolkit.builtin.search import PromptModel, Search, Temperature, second_lm, stripped, uncompiled
+from dspy_toolkit.builtin.search import PromptModel, Search, Temperature, second_lm
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Forecast, TrainingScores, Work
+from dspy_toolkit.optimize.teleprompter import stripped, uncompiled
 
 __all__ = ["Copro"]
 

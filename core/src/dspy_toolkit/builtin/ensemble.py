@@ -6,11 +6,12 @@ import dspy
 from pydantic import Field
 
 from dspy_toolkit.builtin.demos import MaxBootstrapped, MaxLabeled, Threshold, check_demos_fit, demo_limits
-from dspy_toolkit.builtin.search import NO_LIMIT, Search, stripped, uncompiled
+from dspy_toolkit.builtin.search import Search
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapping
+from dspy_toolkit.optimize.teleprompter import NO_LIMIT, stripped, uncompiled
 from dspy_toolkit.programs.vote import Vote
 
 __all__ = ["Ensemble"]

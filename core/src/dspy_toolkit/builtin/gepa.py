@@ -6,7 +6,7 @@ from typing import Any, Literal
 import dspy
 from pydantic import Field
 
-from dspy_toolkit.builtin.search import Search, second_lm, stripped, uncompiled
+from dspy_toolkit.builtin.search import Search, second_lm
 from dspy_toolkit.compat.optimizers import GEPA_AUTO_SETTINGS, InstructionProposer
 from dspy_toolkit.errors import MetricError, OptimizationError
 from dspy_toolkit.lm.context_window import ContextWindow
@@ -16,6 +16,7 @@ from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Forecast, TrainingScores, Work, until_score
+from dspy_toolkit.optimize.teleprompter import stripped, uncompiled
 
 __all__ = ["Gepa"]
 

@@ -16,11 +16,11 @@ from dspy_toolkit.builtin.demos import (
     has_labels,
     number_that_fits,
 )
-from dspy_toolkit.builtin.search import NO_LIMIT, uncompiled
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapped
+from dspy_toolkit.optimize.teleprompter import NO_LIMIT, uncompiled
 from dspy_toolkit.programs.nearest import Entry, Nearest, text_of
 
 __all__ = ["Knn", "nearest_rows"]

@@ -6,10 +6,10 @@ import dspy
 from pydantic import Field
 
 from dspy_toolkit.builtin.demos import check_demos_fit, check_labelled, number_that_fits
-from dspy_toolkit.builtin.search import uncompiled
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores
+from dspy_toolkit.optimize.teleprompter import uncompiled
 
 __all__ = ["Labeled"]
 

@@ -9,13 +9,14 @@ import dspy
 from pydantic import Field
 
 from dspy_toolkit.builtin.demos import MaxLabeled, Threshold, numbers_that_fit
-from dspy_toolkit.builtin.search import NO_LIMIT, PromptModel, Search, Temperature, second_lm, stripped, uncompiled
+from dspy_toolkit.builtin.search import PromptModel, Search, Temperature, second_lm
 from dspy_toolkit.compat.optimizers import MIN_MINIBATCH_SIZE, MIPRO_AUTO_SETTINGS
 from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapping, distinct
+from dspy_toolkit.optimize.teleprompter import NO_LIMIT, stripped, uncompiled
 from dspy_toolkit.programs.inspect import signatures_of
 
 __all__ = ["Mipro"]

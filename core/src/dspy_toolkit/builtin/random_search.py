@@ -18,11 +18,12 @@ from dspy_toolkit.builtin.demos import (
     has_labels,
 )
 from dspy_toolkit.builtin.knn import nearest_rows
-from dspy_toolkit.builtin.search import NO_LIMIT, Search, stripped, uncompiled
+from dspy_toolkit.builtin.search import Search
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work, bootstrapping, until_score
+from dspy_toolkit.optimize.teleprompter import NO_LIMIT, stripped, uncompiled
 from dspy_toolkit.stats.shrinkage import expected_best
 
 __all__ = ["RandomSearch"]

@@ -13,19 +13,14 @@ from dspy_toolkit.errors import OptimizationError
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.selection import SMALL, billions_of
+from dspy_toolkit.optimize.teleprompter import NO_LIMIT, stripped
 
 __all__ = [
-    "NO_LIMIT",
     "PromptModel",
     "Search",
     "Temperature",
     "second_lm",
-    "stripped",
-    "uncompiled",
 ]
-
-NO_LIMIT = 10**9
-"""As DSPy's `max_errors`: a row's failure costs that row; a dead LM is the meter's business."""
 
 MAX_INSTRUCTION_TOKENS = 150
 """What a small model may write of an instruction; good ones are shorter."""
@@ -34,11 +29,6 @@ PromptModel = Annotated[
     str | None, Field(description="Model string of the LM that writes instructions; null: the program's own.")
 ]
 Temperature = Annotated[float, Field(ge=0, le=2, description="Temperature at which instructions are written.")]
-
-_ATTACHED = (
-    "candidate_programs", "detailed_results", "flag_compilation_error_occurred", "mb_candidate_programs",
-    "prompt_model_total_calls", "results_best", "results_latest", "score", "simba_idx", "total_calls", "trial_logs",
-)  # fmt: skip
 
 
 class Search(BaseCallback):
@@ -119,22 +109,6 @@ class Search(BaseCallback):
             rollouts = self._ended_inner + self._inner + self._counted
             total = None if self.total is None else max(self.total, rollouts)
             self._job.report(rollouts, total, score=self.best, message=message)
-
-
-def uncompiled(program: dspy.Module) -> dspy.Module:
-    """A copy that DSPy's optimizers take even if the program was optimized before."""
-    copy = program.deepcopy()
-    copy._compiled = False
-    return copy
-
-
-def stripped(program: dspy.Module) -> dspy.Module:
-    """The program without the logs, candidates and LM that DSPy's optimizers leave on it. Changes it in place."""
-    for name in _ATTACHED:
-        if name in program.__dict__:
-            delattr(program, name)
-    program.set_lm(None)
-    return program
 
 
 def second_lm(job: OptimizerJob, model: str | None) -> Any:

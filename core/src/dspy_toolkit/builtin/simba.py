@@ -8,13 +8,14 @@ import dspy
 from pydantic import Field
 
 from dspy_toolkit.builtin.demos import number_that_fits
-from dspy_toolkit.builtin.search import PromptModel, Search, second_lm, stripped, uncompiled
+from dspy_toolkit.builtin.search import PromptModel, Search, second_lm
 from dspy_toolkit.compat.callbacks import BaseCallback
 from dspy_toolkit.errors import MetricError
 from dspy_toolkit.optimize.job import OptimizerJob
 from dspy_toolkit.optimize.optimizer import Optimizer, OptimizerParams
 from dspy_toolkit.optimize.planning.amount import Amount
 from dspy_toolkit.optimize.planning.forecast import Final, Forecast, TrainingScores, Work
+from dspy_toolkit.optimize.teleprompter import stripped, uncompiled
 
 __all__ = ["Simba"]
 

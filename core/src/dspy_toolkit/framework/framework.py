@@ -153,8 +153,9 @@ class DSPyFramework:
         split by content. `metrics` is a metric, the name of one, or a list, whose mean counts. `task_type` names the
         run in its result. The run is recorded in the folder `runs`.
 
-        `options` are those of `RunOptions`: `optimizer` is a name (`bootstrap` if there is none), or `auto`, which
-        chooses by the data, the metric and the model and says why in the result's `reason`; `model`, `seed`, `rows`,
+        `options` are those of `RunOptions`: `optimizer` is a name (`bootstrap` if there is none), an Optimizer, an
+        instance of one of DSPy's, or `auto`, which chooses by the data, the metric and the model and says why in the
+        result's `reason`; `model`, `seed`, `rows`,
         `num_threads`, `limits`, `max_errors`, `on_event`, `stop`, `save`; `resume` is a run's id or, where True, the
         newest unfinished run of the same; `planned` is a plan made before, without which the run makes one, without
         measuring. Every other keyword is a parameter of the optimizer.

@@ -21,7 +21,7 @@ from dspy_toolkit.framework.targets import find_target
 from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.optimize.budget import calls_for_search
 from dspy_toolkit.optimize.optimization import optimize
-from dspy_toolkit.optimize.optimizer import find_optimizer, load_optimizer, parse_params
+from dspy_toolkit.optimize.optimizer import named_optimizer, parse_params
 from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.planning.planner import plan
 from dspy_toolkit.optimize.result import OptimizationResult
@@ -90,24 +90,24 @@ class PreparedRun:
         rows: Any = options.dataset
         if isinstance(rows, str | os.PathLike):
             rows = read_dataset(rows, module)
-        name, parameters, reason = str(options.optimizer), options.parameters, ""
-        auto = name.lower() == OptimizerType.AUTO
+        chosen, parameters, reason = options.optimizer, options.parameters, ""
+        auto = isinstance(chosen, str) and chosen.lower() == OptimizerType.AUTO
         if not auto:
-            entry = find_optimizer(resources.plugins, name).entry
-            parse_params(load_optimizer(entry), parameters, name=name)
+            name, optimizer = named_optimizer(resources.plugins, chosen)
+            parse_params(optimizer, parameters, name=name)
         data = prepare(rows, module, rows=options.rows, seed=options.seed or 0)
         metric, lm = resources.metric(options.metrics or ()), resources.lm(options.model)
         if auto:
             most = calls_for_search(options.limits, module, data)
             choice = choose(Situation.of(module, data, metric, lm, task_type=task, max_calls=most))
-            name, parameters, reason = choice.optimizer, {**choice.parameters, **parameters}, choice.reason
-        entry = find_optimizer(resources.plugins, name).entry
+            chosen, parameters, reason = choice.optimizer, {**choice.parameters, **parameters}, choice.reason
+        name, optimizer = named_optimizer(resources.plugins, chosen)
         spec = RunSpec(
             program=module,
             data=data,
             metric=metric,
-            optimizer=load_optimizer(entry),
-            optimizer_name=entry.name,
+            optimizer=optimizer,
+            optimizer_name=name,
             params=parameters,
             lm=lm,
             adapter=resources.adapter(),

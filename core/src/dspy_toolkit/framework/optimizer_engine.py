@@ -42,7 +42,7 @@ class OptimizerEngine:
         return select_optimizer(task_type, dataset_size, complexity)
 
     def optimize(
-        self, module: Any, dataset: Any, metrics: Any, *, optimizer: str = OptimizerType.AUTO, **options: Any
+        self, module: Any, dataset: Any, metrics: Any, *, optimizer: Any = OptimizerType.AUTO, **options: Any
     ) -> OptimizationResult:
         """`DSPyFramework.optimize_module` with the optimizer chosen, unless one is named; `resume=` resumes a run.
 

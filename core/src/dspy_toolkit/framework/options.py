@@ -13,6 +13,7 @@ from dspy_toolkit.framework.resources import Model, default_model
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.limits import Limits
 from dspy_toolkit.metrics.named import AnyMetrics
+from dspy_toolkit.optimize.optimizer import optimizer_name
 from dspy_toolkit.optimize.planning.plan import Plan
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.optimize.spec import Saved
@@ -20,7 +21,10 @@ from dspy_toolkit.programs.target import Target
 from dspy_toolkit.runs.events import EventSink
 from dspy_toolkit.settings import DSPyConfig
 
-__all__ = ["PlanKeywords", "RunKeywords", "RunOptions"]
+__all__ = ["AnyOptimizer", "PlanKeywords", "RunKeywords", "RunOptions"]
+
+AnyOptimizer = Any
+"""A name (`bootstrap`, `MIPROv2`, `auto`), an Optimizer, an instance of one of DSPy's, or a function of a job."""
 
 
 class PlanKeywords(TypedDict, total=False):
@@ -28,7 +32,7 @@ class PlanKeywords(TypedDict, total=False):
 
     dataset: AnyData | None
     metrics: AnyMetrics | None
-    optimizer: str | None
+    optimizer: AnyOptimizer | None
     model: Model
     seed: int | None
     rows: Mapping[str, int] | None
@@ -56,7 +60,7 @@ class RunOptions:
 
     dataset: AnyData | None = None
     metrics: AnyMetrics | None = None
-    optimizer: str | None = None
+    optimizer: AnyOptimizer | None = None
     model: Model = None
     seed: int | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -132,7 +136,7 @@ class RunOptions:
     def to_record(self) -> dict[str, Any]:
         """The others, as the record of a run has them."""
         return {
-            "optimizer": self.optimizer,
+            "optimizer": self.optimizer and optimizer_name(self.optimizer),
             "model": self.model if isinstance(self.model, str | None) else LMInfo.of(self.model).model,
             "seed": self.seed,
             "rows": dict(self.rows),

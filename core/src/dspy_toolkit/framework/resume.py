@@ -11,7 +11,7 @@ from dspy_toolkit.framework.options import RunOptions
 from dspy_toolkit.framework.resources import Model, default_model
 from dspy_toolkit.lm.info import LMInfo
 from dspy_toolkit.lm.limits import Limits
-from dspy_toolkit.optimize.optimizer import find_optimizer, load_optimizer, parameter_values, parse_params
+from dspy_toolkit.optimize.optimizer import named_optimizer, optimizer_name, parameter_values, parse_params
 from dspy_toolkit.optimize.result import OptimizationResult
 from dspy_toolkit.plugins import PluginManager
 from dspy_toolkit.runs.runs import Run, resume_command
@@ -31,7 +31,7 @@ def resumed_options(run: Run, plugins: PluginManager, options: RunOptions) -> Ru
         options,
         dataset=recorded.dataset if options.dataset is None else options.dataset,
         metrics=options.metrics or recorded.metrics,
-        optimizer=recorded.optimizer,
+        optimizer=recorded.optimizer if isinstance(options.optimizer, str | None) else options.optimizer,
         model=_model(recorded.model, options.model),
         seed=recorded.seed,
         rows=recorded.rows,
@@ -53,9 +53,9 @@ def _model(recorded: str | None, requested: Model) -> Model:
 
 def _check_same(run: Run, plugins: PluginManager, options: RunOptions) -> None:
     recorded, name = run.options, run.request.optimizer or ""
-    optimizer = options.optimizer
-    if optimizer not in (None, recorded.optimizer) and find_optimizer(plugins, optimizer).entry.name != name:
-        raise _different(run, "optimizer", recorded.optimizer, optimizer)
+    optimizer = recorded.optimizer if options.optimizer is None else options.optimizer
+    if optimizer != recorded.optimizer and named_optimizer(plugins, optimizer)[0] != name:
+        raise _different(run, "optimizer", recorded.optimizer, optimizer_name(optimizer))
     for option, was, value in (("model", recorded.model, options.model), ("seed", recorded.seed, options.seed)):
         requested = value if isinstance(value, str | int | None) else LMInfo.of(value).model
         if requested is not None and requested != was:
@@ -63,8 +63,8 @@ def _check_same(run: Run, plugins: PluginManager, options: RunOptions) -> None:
     for subset, count in options.rows.items():
         if count != recorded.rows.get(subset):
             raise _different(run, f"rows {subset}", recorded.rows.get(subset, "all"), count)
-    entry = find_optimizer(plugins, name).entry
-    values = parameter_values(parse_params(load_optimizer(entry), options.parameters, name=name))
+    _, checked = named_optimizer(plugins, name if isinstance(optimizer, str | None) else optimizer)
+    values = parameter_values(parse_params(checked, options.parameters, name=name))
     for parameter, value in options.parameters.items():
         if values[parameter] != run.request.parameters[parameter]:
             raise _different(run, f"param {parameter}", run.request.parameters[parameter], value)

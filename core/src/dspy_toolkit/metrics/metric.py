@@ -48,6 +48,11 @@ class Metric:
     def __repr__(self) -> str:
         return f"Metric({self.name!r}, threshold={self.threshold})"
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What was wrapped."""
+        return self._function
+
     def with_threshold(self, threshold: float) -> "Metric":
         """The same metric with another bar for demonstrations (0 to 1)."""
         return Metric(self, threshold=threshold)

@@ -9,17 +9,19 @@ import inspect
 import textwrap
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Union, get_args, get_origin
 
 import dspy
-import pydantic_core
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, create_model
 from pydantic.errors import PydanticUserError
 
-from dspy_toolkit.errors import OptimizationError, PluginError, SettingsError, UnknownNameError
+from dspy_toolkit.compat.optimizers import Teleprompter
+from dspy_toolkit.errors import OptimizationError, PluginError, UnknownNameError
 from dspy_toolkit.optimize.job import OptimizerJob
+from dspy_toolkit.optimize.params import OptimizerParams, parameter_values, parse_params
 from dspy_toolkit.optimize.planning.forecast import Forecast, TrainingScores
+from dspy_toolkit.optimize.teleprompter import TeleprompterOptimizer
 from dspy_toolkit.plugins import Found, PluginManager
 from dspy_toolkit.types import OptimizerEntry, resolve
 
@@ -30,15 +32,11 @@ __all__ = [
     "as_optimizer",
     "find_optimizer",
     "load_optimizer",
+    "named_optimizer",
+    "optimizer_name",
     "parameter_values",
     "parse_params",
 ]
-
-
-class OptimizerParams(BaseModel):
-    """Base of an optimizer's parameters: each field has an annotation, a default and a description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
 
 class Optimizer(Protocol):
@@ -50,8 +48,8 @@ class Optimizer(Protocol):
     Params: Any = OptimizerParams
     """A subclass of OptimizerParams; the class's docstring lists its fields."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if "Params" in vars(cls) and _is_model(cls.Params):
             cls.__doc__ = "\n".join([inspect.getdoc(cls) or "", "", "Parameters:", *_parameter_lines(cls.Params)])
 
@@ -138,8 +136,22 @@ def load_optimizer(entry: OptimizerEntry) -> Optimizer:
     return as_optimizer(resolve(entry.optimizer), name=entry.name)
 
 
+def named_optimizer(plugins: PluginManager, optimizer: Any) -> tuple[str, Optimizer]:
+    """An optimizer and its name, from a name (see `find_optimizer`) or from what `as_optimizer` takes."""
+    if isinstance(optimizer, str):
+        entry = find_optimizer(plugins, optimizer).entry
+        return entry.name, load_optimizer(entry)
+    name = optimizer_name(optimizer)
+    return name, as_optimizer(optimizer, name=name)
+
+
+def optimizer_name(optimizer: Any) -> str:
+    """The name itself, or that of the function, of the class, or of the instance's class."""
+    return optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", type(optimizer).__name__)
+
+
 def as_optimizer(optimizer: Any, *, name: str = "") -> Optimizer:
-    """An Optimizer from an instance, its class, or a function `(job, *, <parameters>) -> dspy.Module`.
+    """An Optimizer from an instance, its class, one of DSPy's, or a function `(job, *, <parameters>) -> dspy.Module`.
 
     Raises OptimizationError for anything else, PluginError for a function with a parameter that has no annotation or no
     default.
@@ -151,12 +163,15 @@ def as_optimizer(optimizer: Any, *, name: str = "") -> Optimizer:
             )
         instance: Any = optimizer() if inspect.isclass(optimizer) else optimizer
         return instance
-    if not callable(optimizer):
+    if isinstance(optimizer, Teleprompter):
+        return TeleprompterOptimizer(optimizer)
+    if not callable(optimizer) or (inspect.isclass(optimizer) and issubclass(optimizer, Teleprompter)):
         raise OptimizationError(
-            f"The optimizer {name!r} is {optimizer!r}; expected an Optimizer or a function of an OptimizerJob."
+            f"The optimizer {name!r} is {optimizer!r}; expected an Optimizer, an instance of one of DSPy's, or a "
+            "function of an OptimizerJob."
         )
     function: Any = optimizer
-    return FunctionOptimizer(function, name=name or getattr(optimizer, "__name__", type(optimizer).__name__))
+    return FunctionOptimizer(function, name=name or optimizer_name(optimizer))
 
 
 class FunctionOptimizer(Optimizer):
@@ -190,48 +205,3 @@ def _params_of(function: Callable[..., Any], name: str) -> type[OptimizerParams]
             return create_model(f"{name}.Params", __base__=OptimizerParams, **fields)
     except (NameError, PydanticUserError) as error:
         raise PluginError(f"The parameters of the optimizer {name!r} cannot be checked: {error}") from error
-
-
-def parse_params(optimizer: Optimizer, values: Mapping[str, Any], *, name: str) -> Any:
-    """The optimizer's `Params` with these values and its defaults for the rest.
-
-    A string is read as the annotated type, as the command line gives it ("4", "true", "null", "[1, 2]"). Raises
-    UnknownNameError for a parameter that does not exist, SettingsError for a value of the wrong type. `name` is the
-    optimizer's in those messages.
-    """
-    model: type[BaseModel] = optimizer.Params
-    for key in values:
-        if key not in model.model_fields:
-            raise UnknownNameError(f"parameter of the optimizer {name!r}", key, model.model_fields)
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        first = error
-    invalid = {problem["loc"][0] for problem in first.errors() if problem["loc"]}
-    try:
-        return model.model_validate({key: _parsed(values[key]) if key in invalid else values[key] for key in values})
-    except ValidationError as error:
-        second = error
-    # Of those that are still wrong, the message speaks of the value as it was given.
-    still_invalid = [problem["loc"][:1] for problem in second.errors()]
-    problem = next((problem for problem in first.errors() if problem["loc"][:1] in still_invalid), second.errors()[0])
-    reason = problem["msg"][:1].lower() + problem["msg"][1:]
-    if not problem["loc"]:
-        raise SettingsError(f"The parameters of {name} do not go together: {reason}.") from second
-    key = str(problem["loc"][0])
-    raise SettingsError(f"The parameter {name}.{key} is {values[key]!r}; {reason}.") from second
-
-
-def _parsed(value: Any) -> Any:
-    """The value that a string holds as JSON, else the value."""
-    if not isinstance(value, str | bytes):
-        return value
-    try:
-        return pydantic_core.from_json(value)
-    except ValueError:
-        return value
-
-
-def parameter_values(params: BaseModel) -> dict[str, Any]:
-    """All parameters by name, as Python values."""
-    return {name: getattr(params, name) for name in type(params).model_fields}
