@@ -113,3 +113,10 @@ def test_every_setting_is_in_the_docs_with_its_description():
     for cls in (DSPyConfig, ModelProfile, ProjectConfig, TrackingConfig):
         for name, field in cls.model_fields.items():
             assert f"| `{name}` | {field.description} |" in text
+
+
+def test_rows_of_a_set_that_does_not_exist_are_an_error(tmp_path):
+    file = tmp_path / "dspy-toolkit.toml"
+    file.write_text("[projects.lora.rows]\ntset = 3\n")
+    with pytest.raises(SettingsError, match=r"dspy-toolkit.toml:\d+.*tset.*'train', 'validation' or 'test'"):
+        DSPyConfig(config_file=file)

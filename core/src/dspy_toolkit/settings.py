@@ -51,7 +51,9 @@ class ProjectConfig(BaseModel):
     model: str | None = Field(default=None, description="model string or profile name")
     optimizer: str | None = Field(default=None, description="optimizer name")
     optimizer_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that optimizer")
-    rows: dict[str, int] = Field(default_factory=dict, description="rows drawn from each set: train, validation, test")
+    rows: dict[Literal["train", "validation", "test"], int] = Field(
+        default_factory=dict, description="rows drawn from each set: train, validation, test"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="whatever the project's plugin reads")
 
 

@@ -5,6 +5,9 @@ import re
 import signal
 import time
 
+from dspy_toolkit.runs.journal import Journal
+from dspy_toolkit.runs.records import EndRecord, RunStarted, write_record
+
 OPTIMIZE = ("optimize", "weather/forecast", "--model", "scripted/barometer", "--seed", "1")
 
 
@@ -170,3 +173,46 @@ def test_a_broken_plugin_is_listed_and_the_rest_works(command_line):
     assert "nothing_of_that_name" in one_line_error(
         command_line("optimize", "weather/forecast", "--model", "scripted/x")
     )
+
+
+def test_validate_and_doctor_check_the_names_in_the_settings(command_line):
+    (command_line.folder / "dspy-toolkit.toml").write_text(
+        """
+[models.fast]
+model = "nobody/fast"
+[projects.wether]
+optimizer = "bootstrap"
+[projects.weather]
+optimizer = "bootstrp"
+model = "slow"
+"""
+    )
+    done = command_line("validate", "--json")
+    assert done.returncode == 1
+    wrong = {row["name"]: row["findings"][0] for row in json.loads(done.stdout)["validated"] if not row["ok"]}
+    names = {name.removeprefix("settings ") for name in wrong}
+    assert {"models.fast", "projects.wether", "projects.weather.model", "projects.weather.optimizer"} <= names
+    assert "bootstrap" in wrong["settings projects.weather.optimizer"]["message"]
+    checks = {check["name"]: check["ok"] for check in json.loads(command_line("doctor", "--json").stdout)["checks"]}
+    assert not any(checks[name] for name in names)
+
+
+def test_runs_are_filtered_and_a_damaged_one_is_named(command_line):
+    folder = command_line.folder / "runs" / "20260101-000000-dead"
+    folder.mkdir(parents=True)
+    (folder / "journal.db").write_bytes(b"no database " * 100)
+    done = command_line("runs", DSPY_TOOLKIT_RUNS=str(folder.parent))
+    assert "No run is recorded yet" not in done.stdout
+    assert "20260101-000000-dead cannot be shown" in done.stderr
+    with Journal(folder.parent / "20260102-000000-beef") as journal:
+        write_record(journal, RunStarted(identity={"task": "weather/forecast"}))
+        write_record(journal, EndRecord(status="finished"))
+    for options, expected in (
+        ([], 1), (["--task", "weather"], 1), (["--task", "weather/forecast"], 1), (["--task", "lora"], 0),
+        (["--status", "failed"], 0), (["--status", "finished", "--limit", "1"], 1),
+    ):  # fmt: skip
+        document = json.loads(command_line("runs", *options, "--json", DSPY_TOOLKIT_RUNS=str(folder.parent)).stdout)
+        assert len(document["runs"]) == expected, options
+        assert [damaged["run"] for damaged in document["damaged"]] == [folder.name]
+    shown = command_line("runs", "show", "latest", "--json", DSPY_TOOLKIT_RUNS=str(folder.parent))
+    assert json.loads(shown.stdout)["run"] == "20260102-000000-beef"

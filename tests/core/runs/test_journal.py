@@ -156,3 +156,49 @@ def test_the_status_of_runs(tmp_path):
     assert runs.unfinished(identity_key({**identity, "seed": 2})) is None
     with pytest.raises(UnknownNameError, match=second.folder.name):
         runs.get("nothing")
+
+
+def recorded(runs, *, name):
+    with Journal(runs.root / name) as journal:
+        journal.append("run", {"task": "a/b", "seed": 1})
+        journal.append("end", {"status": "finished", "result": {}})
+
+
+def test_a_run_is_named_by_its_id_its_beginning_or_as_the_latest(tmp_path):
+    runs = Runs(tmp_path / "runs")
+    for name in ("20260101-000000-aaaa", "20260102-000000-bbbb", "20260102-000000-cccc"):
+        recorded(runs, name=name)
+    assert runs.get("20260101").id == "20260101-000000-aaaa"
+    assert runs.get("latest").id == "20260102-000000-cccc"
+    with pytest.raises(OptimizationError, match=r"Several runs begin with '20260102'.*bbbb.*cccc"):
+        runs.get("20260102")
+    for bad in ("", "2027", "../runs/20260101-000000-aaaa"):
+        with pytest.raises(UnknownNameError):
+            runs.get(bad)
+    assert runs.delete("20260101") == "20260101-000000-aaaa"
+
+
+def test_a_damaged_record_hides_no_other_and_is_said(tmp_path):
+    runs = Runs(tmp_path)
+    assert runs.scan() == ([], {})
+    recorded(runs, name="good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "journal.db").write_bytes(b"no database " * 100)
+    listed, damaged = runs.scan()
+    assert [run.id for run in listed] == ["good"]
+    assert damaged.keys() == {"bad"}
+    assert "damaged" in damaged["bad"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/shm") or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_runs_on_a_read_only_disk_can_be_read(tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path)], check=False).returncode:
+        pytest.skip("this machine does not let root mount")
+    try:
+        recorded(Runs(tmp_path), name="one")
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
+        listed, damaged = Runs(tmp_path).scan()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert [(run.id, run.status) for run in listed] == [("one", "finished")]
+    assert damaged == {}

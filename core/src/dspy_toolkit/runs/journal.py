@@ -7,6 +7,7 @@ a machine that loses power may lose the last transactions, never the file.
 """
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -197,7 +198,7 @@ def read_journal(folder: Path, *kinds: str, after: int = 0) -> Iterator[Entry]:
         raise OptimizationError(f"There is no record of a run in {folder}.")
     where = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
     try:
-        with closing(_connect(folder)) as connection:
+        with closing(_connect_to_read(folder)) as connection:
             rows = connection.execute(
                 f"SELECT seq, time, kind, key, data FROM entries WHERE seq > ?{where} ORDER BY seq",
                 (after, *kinds),
@@ -213,6 +214,16 @@ def read_journal(folder: Path, *kinds: str, after: int = 0) -> Iterator[Entry]:
 
 def _file(folder: Path) -> Path:
     return folder / "journal.db"
+
+
+def _connect_to_read(folder: Path) -> sqlite3.Connection:
+    try:
+        return _connect(folder)
+    except sqlite3.Error:
+        if os.access(folder, os.W_OK) and os.access(_file(folder), os.W_OK):
+            raise
+    # On a read-only disk SQLite cannot make the files it shares with a writer; there is no writer either.
+    return sqlite3.connect(f"{_file(folder).absolute().as_uri()}?immutable=1", uri=True, check_same_thread=False)
 
 
 def _connect(folder: Path) -> sqlite3.Connection:

@@ -114,20 +114,44 @@ class Runs:
         return self.root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
     def get(self, id: str) -> Run:
-        """Raises UnknownNameError for an id that does not exist."""
-        if not id or "/" in id or not (self.root / id / "journal.db").is_file():
-            raise UnknownNameError("run", id, [run.id for run in self.all()])
-        return Run.read(self.root / id)
+        """The run with this id, or the only one whose id begins so; `latest` is the newest.
+
+        Raises UnknownNameError where there is none, OptimizationError where several begin so or its record is damaged.
+        """
+        if id == "latest" and (runs := self.all()):
+            return runs[0]
+        ids = [file.parent.name for file in self.root.glob("*/journal.db")]
+        matches = [id] if id in ids else [other for other in ids if id and other.startswith(id)]
+        if len(matches) > 1:
+            raise OptimizationError(f"Several runs begin with {id!r}: {', '.join(sorted(matches))}. Name one of them.")
+        if not matches:
+            raise UnknownNameError("run", id, ids)
+        return Run.read(self.root / matches[0])
 
     def all(self) -> list[Run]:
-        """The newest first. A folder whose journal cannot be read is left out."""
-        runs = []
-        for file in self.root.glob("*/journal.db"):
+        """The newest first, without those whose record is damaged (see `scan`)."""
+        return self.scan()[0]
+
+    def scan(self) -> tuple[list[Run], dict[str, str]]:
+        """The runs, the newest first, and, by id, why the record of a run cannot be read.
+
+        Raises OptimizationError when the folder of runs itself cannot be read.
+        """
+        runs, damaged = [], {}
+        try:
+            folders = [entry for entry in self.root.iterdir() if (entry / "journal.db").is_file()]
+        except FileNotFoundError:
+            folders = []
+        except OSError as error:
+            raise OptimizationError(
+                f"The folder {self.root} of the runs cannot be read ({error.strerror or error})."
+            ) from error
+        for folder in folders:
             try:
-                runs.append(Run.read(file.parent))
-            except OptimizationError:
-                continue
-        return sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
+                runs.append(Run.read(folder))
+            except OptimizationError as error:
+                damaged[folder.name] = str(error)
+        return sorted(runs, key=lambda run: (run.started, run.id), reverse=True), damaged
 
     @contextmanager
     def open(self, id: str | None = None) -> Iterator[Journal]:
@@ -169,15 +193,18 @@ class Runs:
             raise OptimizationError(f"The run {id} is {run.status}, so it cannot be resumed. {_list(runs)}")
         return run
 
-    def delete(self, id: str) -> None:
-        """Delete the record of a run. Its program, if one was stored, stays. Raises OptimizationError while it runs."""
+    def delete(self, id: str) -> str:
+        """Delete the record of a run, and return its id. Its program, if one was stored, stays. Raises
+        OptimizationError while it runs.
+        """
         folder = self.get(id).folder
-        with Journal(folder):  # nobody else has it
+        with Journal(folder):  # no other process has it
             pass
         try:
             shutil.rmtree(folder)
         except OSError as error:
-            raise OptimizationError(f"The run {id} cannot be deleted: {error}.") from error
+            raise OptimizationError(f"The run {folder.name} cannot be deleted: {error}.") from error
+        return folder.name
 
     def unfinished(self, key: str) -> Run | None:
         """The newest run that can be resumed and was asked to do the same (see `identity_key`)."""
@@ -217,3 +244,5 @@ def is_written(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # a disk that is read-only has no writer
+        return False

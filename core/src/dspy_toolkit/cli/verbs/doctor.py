@@ -42,6 +42,7 @@ def add_to(app: typer.Typer) -> None:
 def _checks() -> Iterator[Any]:
     from importlib_metadata import PackageNotFoundError, version
 
+    from dspy_toolkit.cli.setup import setup_checks
     from dspy_toolkit.plugins import PluginManager
     from dspy_toolkit.settings import DSPyConfig
     from dspy_toolkit.types import Check, MetricEntry, ProviderEntry
@@ -77,6 +78,7 @@ def _checks() -> Iterator[Any]:
         yield Check(
             name=f"plugin {record.name}", ok=not record.error, detail=state, remedy=remedy if record.error else ""
         )
+    yield from setup_checks(config, plugins)
     providers = plugins.entries(ProviderEntry)
     if not providers:
         yield Check(

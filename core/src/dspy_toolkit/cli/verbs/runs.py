@@ -1,7 +1,7 @@
 """`dspy-toolkit runs`: what was run, how it went, and how to resume it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-Id = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, as `dspy-toolkit runs` lists it.")]
+Id = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run or its beginning, or `latest`.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,10 +22,19 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="runs")
 
     @group.callback()
-    def runs(context: typer.Context, as_json: Json = False) -> None:
+    def runs(
+        context: typer.Context,
+        task: Annotated[str | None, typer.Option(help="Only runs of this task, or of a project: lora.")] = None,
+        status: Annotated[
+            Literal["running", "finished", "budget", "interrupted", "failed", "killed"] | None,
+            typer.Option(help="Only runs that ended so, or still run."),
+        ] = None,
+        limit: Annotated[int | None, typer.Option(min=1, help="Only so many, the newest.")] = None,
+        as_json: Json = False,
+    ) -> None:
         if context.invoked_subcommand is None:
             with edge(as_json) as output:
-                _list(output)
+                _list(output, task, status, limit)
 
     @group.command()
     def show(run: Id, as_json: Json = False) -> None:
@@ -37,9 +46,9 @@ def add_to(app: typer.Typer) -> None:
     def delete(run: Id, as_json: Json = False) -> None:
         """Delete the record of a run. A program it stored stays."""
         with edge(as_json) as output:
-            _runs().delete(run)
-            output.document({"deleted": run})
-            output.print(f"{run} is deleted.")
+            deleted = _runs().delete(run)
+            output.document({"deleted": deleted})
+            output.print(f"{deleted} is deleted.")
 
 
 def _runs() -> Any:
@@ -49,14 +58,25 @@ def _runs() -> Any:
     return Runs(DSPyConfig().runs)
 
 
-def _list(output: Output) -> None:
+def _list(output: Output, task: str | None, status: str | None, limit: int | None) -> None:
     runs = _runs()
-    rows = [_line(run) for run in runs.all()]
-    output.document({"folder": str(runs.root), "runs": rows})
+    recorded, damaged = runs.scan()
+    rows = [
+        _line(run)
+        for run in recorded
+        if task in (None, run.task, run.task.partition("/")[0]) and status in (None, run.status)
+    ][:limit]
+    problems = [{"run": id, "problem": problem} for id, problem in sorted(damaged.items())]
+    output.document({"folder": str(runs.root), "runs": rows, "damaged": problems})
+    for problem in problems:
+        output.note(f"{problem['run']} cannot be shown: {problem['problem']}")
     if output.as_json:
         return
     if not rows:
-        output.print("No run is recorded yet. Make one with: dspy-toolkit optimize PROJECT/TASK")
+        if recorded:
+            output.print(f"None of the {len(recorded)} runs is one of these.")
+        elif not damaged:
+            output.print("No run is recorded yet. Make one with: dspy-toolkit optimize PROJECT/TASK")
         return
     from rich.table import Table
 

@@ -48,10 +48,23 @@ def _add_ui(group: typer.Typer) -> None:
             log = config.cache / "mlflow-server.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             output.note("Starting MLflow (ten seconds or more) ...")
+            _end_on_signals()
             with log.open("wb") as said, Server(target, port=port, log=said) as server:
                 output.document({"url": server.url, "started": True})
                 output.print(styled("[bold]{}[/] shows {}; Ctrl-C ends it.", server.url, target.public))
                 _wait(server)
+
+
+def _end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: with the server it started."""
+    import signal
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupt)
 
 
 def _wait(server: Any) -> None:
