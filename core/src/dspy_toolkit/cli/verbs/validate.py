@@ -94,10 +94,10 @@ def _report(reference: Any, *, call: bool | None) -> "Report":
     from dspy_toolkit.types import resolve
 
     try:
-        target = resolve(reference)
-        if call or (call is None and callable(target) and not isinstance(target, type)):
-            target = target()
-        return validate(target)
+        target: Any = resolve(reference)
+        calls = call or (call is None and callable(target) and not isinstance(target, type))
+        program: Any = target() if calls else target
+        return validate(program)
     except Exception as error:  # noqa: BLE001  # a stranger's code: the others are checked all the same
         return _failed(f"It cannot be loaded: {type(error).__name__}: {error}", "Mend the code it refers to.")
 
