@@ -13,11 +13,12 @@ made of it stands beside the state, in its metadata, which DSPy leaves alone:
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NotRequired
 
 import dspy
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
+from typing_extensions import TypedDict
 
 from dspy_toolkit.compat.adapters import serialize_for_json
 from dspy_toolkit.compat.programs import get_dependency_versions
@@ -30,6 +31,32 @@ from dspy_toolkit.programs.vote import Vote
 __all__ = ["dump", "load", "load_plain", "plain_of"]
 
 _KEY = "dspy_toolkit"
+
+
+class _FieldState(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    prefix: str
+    description: str
+
+
+class _SignatureState(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    instructions: str
+    fields: list[_FieldState]
+
+
+class _PredictorState(TypedDict):
+    """What DSPy saves of a predictor, less its LM. `fields` are the weights of decisions, which DSPy checks itself."""
+
+    signature: _SignatureState
+    demos: list[dict[str, Any]]
+    fields: NotRequired[dict[str, Any]]
+
+
+_STATE = TypeAdapter(_PredictorState)
+_PREDICTOR_KEYS = frozenset({"demos", "fields", "lm", "signature", "traces", "train"})
 
 
 def plain_of(program: dspy.Module, inputs: Mapping[str, Any] | None = None) -> dspy.Module:
@@ -97,14 +124,9 @@ def load_plain(program: dspy.Module, state: Any) -> None:
     state = {name: part for name, part in state.items() if name != "metadata"}
     parts = _by_predictor(program, state)
     for name, _ in program.named_predictors():
-        part = parts.get(name)
-        if not part:
+        if not parts.get(name):
             raise BundleError(f"it holds no state for the predictor {name!r}")
-        demos = part.get("demos") if isinstance(part, dict) else None
-        if not isinstance(demos, list) or not all(isinstance(demo, dict) for demo in demos):
-            raise BundleError(f"the state of {name!r} is not what DSPy saves")
-        if part.get("lm") is not None:
-            raise BundleError(f"the state of {name!r} brings an LM, which a bundle must not")
+        _check_predictor(name, parts[name])
     lms = own_lms(program)  # which its class sets; DSPy replaces them by those of the state
     try:
         program.load_state(state)
@@ -123,6 +145,29 @@ def load_plain(program: dspy.Module, state: Any) -> None:
             )
             for demo in predictor.demos
         ]
+
+
+def _check_predictor(name: str, part: Any) -> None:
+    """Raise BundleError unless `part` holds only what a state may hold: DSPy sets every other key as an attribute, so
+    that a stranger's `config` with an address would get the next call, and the key that goes with it.
+    """
+    if not isinstance(part, dict):
+        raise BundleError(f"the state of {name!r} is not what DSPy saves")
+    if foreign := sorted(set(part) - _PREDICTOR_KEYS):
+        raise BundleError(
+            f"the state of {name!r} holds {', '.join(map(repr, foreign))}, which a bundle must not; "
+            f"it may hold {', '.join(sorted(_PREDICTOR_KEYS))}"
+        )
+    if part.get("lm") is not None:
+        raise BundleError(f"the state of {name!r} brings an LM, which a bundle must not")
+    if part.get("traces") or part.get("train"):
+        raise BundleError(f"the state of {name!r} brings traces or training rows, which a bundle does not have")
+    try:
+        _STATE.validate_python(part)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "it"
+        raise BundleError(f"the state of {name!r} is not what DSPy saves: {where}: {problem['msg']}") from error
 
 
 def _by_predictor(program: dspy.Module, state: dict[str, Any]) -> dict[str, Any]:

@@ -110,6 +110,8 @@ def read_bundle(path: Path | str) -> Bundle:
     """Read and check a bundle. Raises BundleError naming the file that is missing or damaged."""
     path = Path(path)
     manifest = Manifest.parse(_read_json(path / _MANIFEST), str(path / _MANIFEST))
+    if _PROGRAM not in manifest.files:
+        raise BundleError(f"{path / _MANIFEST} has no sha256 of {_PROGRAM}. Get the bundle again.")
     for name, expected in manifest.files.items():
         if name != _PROGRAM:
             raise BundleError(f"{path / _MANIFEST} lists the file {name!r}, which is none of a bundle's.")
@@ -184,6 +186,21 @@ def _read(path: Path) -> bytes:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_read(path))
+        return json.loads(_read(path), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except ValueError as error:
         raise BundleError(f"{path} is damaged: it is not JSON ({error}). Get the bundle again.") from error
+    except RecursionError as error:
+        raise BundleError(f"{path} is damaged: it is nested too deeply. Get the bundle again.") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that comes twice, one reader takes the first value and another the last."""
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice")
+    return document

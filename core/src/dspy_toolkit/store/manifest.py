@@ -88,6 +88,8 @@ class Manifest:
     def parse(cls, data: Any, where: str) -> "Manifest":
         """Check what was read from `where`. Raises BundleError naming the key."""
         made_with = data.get("format") if isinstance(data, Mapping) else None
+        if made_with is not None and type(made_with) is not int:
+            raise BundleError(f"{where} is damaged at format: {made_with!r} is no whole number. Get the bundle again.")
         if isinstance(made_with, int) and made_with > FORMAT:
             raise BundleError(
                 f"{where} has format {made_with}; this version reads up to {FORMAT}. Upgrade dspy-toolkit."
