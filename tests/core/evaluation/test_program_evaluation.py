@@ -401,9 +401,19 @@ def test_what_was_optimized_from_a_file_is_found_by_its_name_and_refuses_its_tra
         framework.optimize_task(f"{SHORT}@v1", dataset=file, metrics="exact_match")
 
 
-@pytest.mark.parametrize("name", ["trap:program", "n: int -> parity: trap", "n: list[trap.Number] -> parity"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trap:program",
+        "n: int -> parity: trap",
+        "n: list[trap.Number] -> parity",
+        "n: print -> parity",  # a name that Python has, but no type of DSPy's
+        "n: input -> parity",
+    ],
+)
 def test_code_that_a_bundle_names_is_not_imported(make, tmp_path, monkeypatch, name):
-    (tmp_path / "trap.py").write_text("raise SystemExit('imported because a file said so')\n")
+    for module in ("trap", "print", "input"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('imported because a file said so')\n")
     monkeypatch.syspath_prepend(tmp_path)
     framework = make(lambda request: {"parity": "odd"})
     rows = list(map(row, range(12)))
@@ -411,6 +421,19 @@ def test_code_that_a_bundle_names_is_not_imported(make, tmp_path, monkeypatch, n
     write_bundle(tmp_path / "bundle", result, example_inputs={"n": 1})
     with pytest.raises(BundleError, match="Name it yourself"):
         framework.target(str(tmp_path / "bundle"))
+
+
+def test_a_folder_called_like_a_name_is_meant_only_when_it_is_written_as_a_path(make, tmp_path, monkeypatch):
+    framework = make(lambda request: {"parity": "odd"})
+    rows = list(map(row, range(12)))
+    result = framework.optimize_module(dspy.Predict(SHORT), rows, "exact-match", optimizer="labeled", task_type=SHORT)
+    write_bundle(tmp_path / "core" / "QASignature", result, example_inputs={"n": 1})
+    write_bundle(tmp_path / "mine" / "own", result, example_inputs={"n": 1})
+    monkeypatch.chdir(tmp_path)
+    assert framework.target("core/QASignature").version is None, "the signature, not the folder"
+    assert framework.target("./core/QASignature").version == "core/QASignature"
+    with pytest.raises(UnknownNameError, match=r"write \./mine/own"):
+        framework.target("mine/own")
 
 
 def test_confusions_are_made_of_classes_not_of_free_text(make):

@@ -115,8 +115,8 @@ class DSPyFramework:
         return Program(module, lm=self.lm(model or default_model()), adapter=self.adapter())
 
     def load(self, name: str, version: str | None = None, *, model: Model = None) -> Program:
-        """A stored program: `lora/hyperparameters`, `lora/hyperparameters@v2`, `...@production`, or a bundle's folder;
-        or what was optimized under another name, such as `"question -> answer"`.
+        """A stored program: `lora/hyperparameters`, `lora/hyperparameters@v2`, `...@production`, a bundle's
+        `./folder`, or what was optimized under another name, such as `"question -> answer"`.
 
         Without a version: `production` if that alias exists, else the newest that passed the gate, else the newest.
         `model` is bound here: a bundle has none. Raises UnknownNameError, BundleError, FingerprintError.

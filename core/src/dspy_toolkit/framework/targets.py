@@ -1,7 +1,7 @@
 """What a name stands for: a program that can be measured, optimized or run.
 
     weather/forecast, weather/forecast@v2, ...@production, ...@plain     a task
-    path/of/a/bundle                                                     a stored version, wherever it lies
+    ./path/of/a/bundle                                                   a stored version, wherever it lies
     weather/ForecastSignature, "question -> answer"                      a signature, answered by dspy.Predict
     my_package.answers:Answer                                            a module, a signature, or a factory of either
 
@@ -9,7 +9,6 @@ What was optimized under a name is stored under it, and the name alone means its
 """
 
 import ast
-import builtins
 import re
 import typing
 from collections.abc import Callable
@@ -46,8 +45,8 @@ def find_target(resources: Resources, name: str, *, plain: bool = False) -> Targ
     """
     bare = name.removesuffix(f"@{PLAIN}")
     name, plain = bare, plain or bare != name
-    if "->" not in name and Path(name).is_dir():
-        return _in_folder(resources, name, plain)
+    if _is_path(name):
+        return _in_folder(resources, str(Path(name).expanduser()), plain)
     match = _AT.match(name)
     requested = match["version"] if match else None
     if plain and requested:
@@ -81,6 +80,18 @@ def _in_folder(resources: Resources, folder: str, plain: bool) -> Target:
     )
 
 
+def _is_path(name: str) -> bool:
+    """Whether a name is written as a path. A folder that happens to be called like a task is not asked for by name."""
+    return "->" not in name and (name in (".", "..") or name.startswith(("./", "../", "~")) or Path(name).is_absolute())
+
+
+_KNOWN_TYPES = frozenset(
+    {*vars(typing), "NoneType", "dspy"}
+    | {"int", "str", "float", "bool", "list", "tuple", "dict", "set", "frozenset", "complex", "bytes", "bytearray"}
+)
+"""The names that DSPy looks up in a short form without importing a module of that name; `dspy` is imported already."""
+
+
 def _would_import(name: str) -> bool:
     """Whether looking up `name` imports what it names. In a short form, DSPy imports types it does not know."""
     if "->" not in name:
@@ -89,8 +100,7 @@ def _would_import(name: str) -> bool:
         sides = [ast.parse(f"def f({side}): pass") for side in name.split("->")]
     except SyntaxError:
         return False  # no signature, which is an error when it is made
-    builtin = {*vars(typing), *vars(builtins), "NoneType", "dspy"}
-    return any(isinstance(node, ast.Name) and node.id not in builtin for side in sides for node in ast.walk(side))
+    return any(isinstance(node, ast.Name) and node.id not in _KNOWN_TYPES for side in sides for node in ast.walk(side))
 
 
 def _source(resources: Resources, name: str) -> _Source:
@@ -114,6 +124,8 @@ def _registered(resources: Resources, name: str) -> _Source:
     try:
         signature = resources.signatures.get(name)
     except UnknownNameError as error:
+        if Path(name).is_dir():
+            remedy = f"There is a folder of this name: write ./{name} to mean it."
         tasks = resources.plugins.entries(TaskEntry)
         names = {*tasks, *error.known, *resources.modules.names}
         raise UnknownNameError("task or signature", name, names, remedy=remedy) from None

@@ -1,5 +1,6 @@
 """A task, ready to use: the program factory, data, metric and defaults that a TaskEntry refers to."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,15 +13,17 @@ from dspy_toolkit.types import MetricEntry, TaskData, TaskEntry, resolve
 
 __all__ = ["Task"]
 
+_FILE_NAME = re.compile(r"\w[\w.-]*")
+
 
 class Task:
     """What the command line and the server address as `project/name`. References are resolved when first needed."""
 
-    def __init__(self, found: Found[TaskEntry], plugins: PluginManager):
-        self.found = found
-        self.entry = found.entry
-        self.name = found.qualified_name
-        self.project = found.project
+    def __init__(self, registered: Found[TaskEntry], plugins: PluginManager):
+        self.registered = registered
+        self.entry = registered.entry
+        self.name = registered.qualified_name
+        self.project = registered.project
         self._plugins = plugins
         self._data: TaskData | None = None
 
@@ -29,7 +32,7 @@ class Task:
         module = resolve(self.entry.program)()
         if not isinstance(module, dspy.Module) or not module.predictors():
             raise PluginError(
-                f"The program of task {self.name} ({self.found.distribution}) is {module!r}; "
+                f"The program of task {self.name} ({self.registered.distribution}) is {module!r}; "
                 "expected a dspy.Module with at least one predictor."
             )
         return module
@@ -62,5 +65,17 @@ class Task:
         return {name: row[name] for name in input_fields(self.program())}
 
     def files(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Mapping[str, str]:
-        """The files a user would go on with, from name to text; empty if the task makes none."""
-        return resolve(self.entry.files)(inputs, prediction) if self.entry.files is not None else {}
+        """The files made from a prediction, from name to text; empty if the task makes none.
+
+        Raises PluginError for a name that is more than a file's name: it could lead out of the folder it is written to.
+        """
+        if self.entry.files is None:
+            return {}
+        files: Mapping[str, str] = resolve(self.entry.files)(inputs, prediction)
+        for name in files:
+            if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+                raise PluginError(
+                    f"The task {self.name} makes a file called {name!r}; expected a name of letters, digits, '_', '-' "
+                    "and '.', without a folder and without a dot in front."
+                )
+        return files

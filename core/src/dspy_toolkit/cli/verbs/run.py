@@ -22,7 +22,7 @@ def add_to(app: typer.Typer) -> None:
         name: Annotated[
             str,
             typer.Argument(
-                help="Task, task@version (v2, production, latest), a bundle's folder, or whatever else was optimized."
+                help="Task, task@version (v2, production, latest), a bundle's ./folder, or whatever else was optimized."
             ),
         ],
         inputs: Annotated[

@@ -66,7 +66,7 @@ def _facts(plugins: "PluginManager", name: str) -> dict[str, Any]:
     return {
         "task": task.name,
         "summary": task.entry.summary,
-        "distribution": task.found.distribution,
+        "distribution": task.registered.distribution,
         "inputs": ", ".join(input_fields(program)),
         "predictors": {key: _line(predictor.signature) for key, predictor in program.named_predictors()},
         "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
