@@ -12,7 +12,7 @@
     ├── MetricError                 a metric that raised or returned something that is no score
     ├── TrialError                  a trial that failed or cannot run here
     │   └── TrialTimeoutError       it took longer than it may
-    ├── OptimizationError           a run that cannot start or go on
+    ├── OptimizationError           a run that cannot start or be resumed
     │   └── OptimizationInterrupted it was told to stop: carries the result so far
     ├── TrackingError               a run that cannot be sent to MLflow
     └── BundleError                 a stored program that is missing, damaged or written for something else
@@ -108,7 +108,7 @@ class TrialTimeoutError(TrialError):
 
 
 class OptimizationError(ToolkitError):
-    """An optimization run that cannot start or go on.
+    """An optimization run that cannot start, finish or be resumed.
 
     `partial` is what was finished when it ended: an `Evaluation` from `evaluate`, an `OptimizationResult` from
     `optimize`, or None.

@@ -119,7 +119,7 @@ class TaskEntry(Entry):
     `rows`: how many rows a run draws (by its seed) from each set by default, for example `{"train": 12, "test": 16}`;
         a set that is not named is used whole.
     `files`: reference to `(inputs: Mapping, prediction: dspy.Prediction) -> Mapping[str, str]`: the files a user would
-        go on with, from file name to text. None if the task makes no files.
+        continue with, from file name to text. None if the task makes no files.
     `example_inputs`: input values that show the task; None takes the first test row's inputs.
     """
 

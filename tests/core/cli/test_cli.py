@@ -113,7 +113,7 @@ def test_ctrl_c_stops_soon_keeps_what_was_found_and_the_rest_is_done_later(comma
     assert process.returncode == 1
     assert 20 <= done < whole
     assert "Traceback" not in err
-    command = re.search(r"Go on with: dspy-toolkit (.*)", err)[1].split()
+    command = re.search(r"Resume with: dspy-toolkit (.*)", err)[1].split()
     again = command_line(*command, "--json")
     assert again.returncode == 0, again.stderr
     # A call that went on when Ctrl-C came is made again, and the run counts what it had finished.

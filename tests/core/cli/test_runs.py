@@ -47,8 +47,8 @@ def test_a_killed_run_is_listed_shown_and_gone_on_with_by_one_word(command_line)
     assert run["resume"] in shown.stdout
     assert re.search(r"baseline +\d+ of 30.*not finished", shown.stdout)
 
-    assert "seed = 1, and 2 is given" in error_of(command_line("optimize", TASK, "--resume", "--seed", "2"))
-    assert "rows test = 30, and 9 is given" in error_of(command_line("optimize", TASK, "--resume", "--rows", "test=9"))
+    assert "seed = 1, not 2" in error_of(command_line("optimize", TASK, "--resume", "--seed", "2"))
+    assert "rows test = 30, not 9" in error_of(command_line("optimize", TASK, "--resume", "--rows", "test=9"))
     result = document(command_line("optimize", TASK, "--resume", "--seed", "1", "--json"))
     assert result["run"] == run["run"]
     assert (result["status"], result["seed"], result["rows"]["test"]) == ("finished", 1, 30)
@@ -80,7 +80,7 @@ def test_a_run_on_rows_in_a_file_needs_only_its_name_to_go_on(command_line):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    typed = shlex.split(re.search(r"Go on with: dspy-toolkit (.*)", err)[1])
+    typed = shlex.split(re.search(r"Resume with: dspy-toolkit (.*)", err)[1])
     assert typed[:3] == ["optimize", signature, "--resume"]
     asked_again = ("--dry-run", "--no-measure", "--max-calls", "500", "--json")
     planned = document(command_line(*typed, *asked_again))
