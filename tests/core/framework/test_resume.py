@@ -16,7 +16,7 @@ from learners import PROGRAM, ROWS, learner, optimized, optimizer_of, said, spli
 from dspy_toolkit.data.splits import prepare
 from dspy_toolkit.errors import OptimizationError, OptimizationInterrupted
 from dspy_toolkit.lm.cache import configure_cache
-from dspy_toolkit.metrics import ExactMatch
+from dspy_toolkit.metrics import ExactMatch, Metric
 from dspy_toolkit.runs.history import RunHistory
 from dspy_toolkit.runs.journal import Journal, read_journal
 from dspy_toolkit.testing import ScriptedLM
@@ -180,6 +180,47 @@ def interrupted(plugins, folder, stage, **options):
     with Journal(folder) as journal, pytest.raises(OptimizationInterrupted) as caught:
         run(plugins, journal, stop=stop, on_event=sink, **options)
     return caught.value.partial
+
+
+def test_a_corrected_metric_scores_anew_without_another_call(plugin_manager, lm_cache, tmp_path):
+    def wrong(gold, pred, trace=None):
+        return 1.0
+
+    def right(gold, pred, trace=None):
+        return float(gold.answer == pred.answer)
+
+    interrupted(plugin_manager, tmp_path / "run", "search", metric=Metric(wrong, name="mine"))
+    notes, calls = [], list(read_journal(tmp_path / "run", "call"))
+    with Journal(tmp_path / "run") as journal:
+        resumed = run(
+            plugin_manager,
+            journal,
+            metric=Metric(right, name="mine"),
+            on_event=lambda event: notes.append(event.message) if event.kind == "note" else None,
+        )
+    with Journal(tmp_path / "other") as journal:
+        whole = run(plugin_manager, journal, metric=Metric(right, name="mine"))
+    assert resumed.baseline == whole.baseline
+    assert resumed.optimized == whole.optimized
+    assert any("scored anew" in note for note in notes)
+    answered = [json.dumps(entry.data["prompt"]) for entry in calls]
+    again = [entry for entry in read_journal(tmp_path / "run", "call", after=calls[-1].seq) if not entry.data["cached"]]
+    assert not {json.dumps(entry.data["prompt"]) for entry in again} & set(answered), "its answers are kept"
+
+
+def test_an_error_of_a_metric_is_not_replayed(plugin_manager, lm_cache, tmp_path):
+    broken = True
+
+    def sometimes(gold, pred, trace=None):
+        if broken and gold.question.endswith("1"):
+            raise OSError("the network is away")
+        return float(gold.answer == pred.answer)
+
+    interrupted(plugin_manager, tmp_path / "run", "search", metric=sometimes)
+    broken = False
+    with Journal(tmp_path / "run") as journal:
+        resumed = run(plugin_manager, journal, metric=sometimes)
+    assert not resumed.baseline_evaluation.errors
 
 
 def test_what_a_metric_said_is_not_asked_again_and_stays_what_it_was(plugin_manager, lm_cache, tmp_path):

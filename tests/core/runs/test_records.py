@@ -59,8 +59,8 @@ RECORDS = {
     ),
     "text": (TextRecord(text="system", sha="ab"), {"text": "system"}),
     "score": (
-        ScoreRecord(question="k", score=0.5, feedback="f", parts={"x": 1.0}),
-        {"score": 0.5, "feedback": "f", "parts": {"x": 1.0}},
+        ScoreRecord(question="k", score=0.5, feedback="f", parts={"x": 1.0}, metric="ab"),
+        {"score": 0.5, "feedback": "f", "parts": {"x": 1.0}, "metric": "ab"},
     ),
     "end": (
         EndRecord(status="budget", result={"seconds": 1.0}, version="v1"),

@@ -27,7 +27,7 @@ def weighted(*parts: tuple[AnyMetric, float], name: str | None = None) -> Metric
     if not all(isinstance(weight, int | float) and 0 < weight < float("inf") for weight in weights):
         raise MetricError(f"The weights are {weights}; expected numbers above 0.")
     total = sum(weights)
-    shares = [weight / total for weight in weights]
+    shares = tuple(weight / total for weight in weights)
     return _combined(
         "weighted",
         [part for part, _ in parts],

@@ -30,6 +30,7 @@ from dspy_toolkit.runs.emitter import Emitter
 from dspy_toolkit.runs.events import Event, Stage
 from dspy_toolkit.runs.history import RunHistory
 from dspy_toolkit.runs.identity import about, state_of
+from dspy_toolkit.runs.metric_digest import metric_digest
 from dspy_toolkit.runs.recorded_metric import RecordedMetric, Scores
 from dspy_toolkit.runs.recorder import Recorder
 from dspy_toolkit.runs.records import EndRecord, PlanRecord, RunStarted
@@ -62,7 +63,7 @@ class Optimization:
         self.id = "" if journal is None else journal.folder.name
         self.resumed = None if journal is None else RunHistory.of(journal)
         self.recorder = Recorder(journal)
-        self.scores = Scores(journal)
+        self.scores = Scores(journal, "" if journal is None else metric_digest(spec.metric))
         self.failures = Failures(controls.max_errors, spec.data)
         self.metric = RecordedMetric(spec.metric, scores=self.scores, on_error=self.failures.metric_raised)
         self.budget = Budget(spec, controls.limits)
@@ -92,6 +93,12 @@ class Optimization:
             if self.resumed is not None:
                 self.resumed.check(self.id, identity)
             self.recorder.begin(RunStarted(identity=identity), about(self.controls.options))
+            if self.scores.outdated:
+                self.emitter.note(
+                    "baseline",
+                    f"The metric {self.metric.name} is not the one this run was begun with: its {self.scores.outdated} "
+                    "recorded results do not count, and rows are scored anew; the LM's answers are kept.",
+                )
             if self.plan is not None:
                 self.recorder.plan(PlanRecord(plan=self.plan.to_dict()))
         try:

@@ -1,6 +1,7 @@
-"""What the metric said, kept in the journal: a run that goes on does not measure again what was measured.
+"""The metric's results, kept in the journal: a resumed run does not score again what was scored.
 
-A metric may train a model for minutes, and may say another thing each time it is asked.
+A metric may train a model for minutes, and a nondeterministic one returns its recorded result on replay. Results of a
+metric that has changed since are not replayed, and neither are errors: their cause may be mended.
 """
 
 import hashlib
@@ -27,36 +28,43 @@ _WORTH = 0.02
 
 
 class Scores:
-    """The metric's results of a run, by what was asked. May be used from several threads.
+    """The metric's results of a run, by call. May be used from several threads.
 
-    Results that the journal has are handed out in the order they were recorded, each once; then the metric is asked.
+    Results that the journal has of the metric with this `digest` are handed out in the order they were recorded, each
+    once; then the metric is called. `outdated` counts those of another metric.
     """
 
-    def __init__(self, journal: Journal | None):
+    def __init__(self, journal: Journal | None, digest: str = ""):
         self._journal = journal
+        self._digest = digest
         self._lock = threading.Lock()
-        self._known: dict[str, deque[ScoreRecord]] = defaultdict(deque)
+        self._recorded: dict[str, deque[ScoreRecord]] = defaultdict(deque)
+        self.outdated = 0
         for entry in read_records(journal, ScoreRecord) if journal is not None else ():
-            self._known[entry.record.question].append(entry.record)
+            if entry.record.metric != digest:
+                self.outdated += 1
+            elif entry.record.error is None:
+                self._recorded[entry.record.question].append(entry.record)
 
-    def get(self, key: str, ask: Callable[[], Score]) -> Score:
-        """The recorded result, or what `ask` returns or raises, which is recorded."""
+    def get(self, key: str, score_now: Callable[[], Score]) -> Score:
+        """The recorded result, or what `score_now` returns or raises, which is recorded."""
         if self._journal is None:
-            return ask()
+            return score_now()
         with self._lock:
-            waiting = self._known.get(key)
-            known = waiting.popleft() if waiting else None
-        if known is not None:
-            return _again(known)
+            waiting = self._recorded.get(key)
+            replayed = waiting.popleft() if waiting else None
+        if replayed is not None:
+            return Score(score=replayed.score, feedback=replayed.feedback, parts=replayed.parts)
         started = time.perf_counter()
         try:
-            score = ask()
+            score = score_now()
         except MetricError as error:
-            self._record(ScoreRecord(question=key, error=str(error)), started)
+            self._record(ScoreRecord(question=key, metric=self._digest, error=str(error)), started)
             raise
-        self._record(
-            ScoreRecord(question=key, score=score.score, feedback=score.feedback, parts=dict(score.parts)), started
+        record = ScoreRecord(
+            question=key, metric=self._digest, score=score.score, feedback=score.feedback, parts=dict(score.parts)
         )
+        self._record(record, started)
         return score
 
     def _record(self, record: ScoreRecord, started: float) -> None:
@@ -67,7 +75,7 @@ class Scores:
 
 
 class RecordedMetric(Metric):
-    """The metric as a run asks it: through `scores`. `on_error` is told what it raises, for DSPy forgets that."""
+    """The metric as a run calls it: through `scores`. `on_error` gets what it raises, which DSPy forgets."""
 
     def __init__(
         self,
@@ -87,22 +95,16 @@ class RecordedMetric(Metric):
     def score(
         self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
     ) -> Score:
-        asked = super().score
+        score = super().score
         form = [trace is not None, pred_name, pred_trace is not None]
         try:
             return self._scores.get(
-                _key(self.name, gold, pred, form), lambda: asked(gold, pred, trace, pred_name, pred_trace)
+                _key(self.name, gold, pred, form), lambda: score(gold, pred, trace, pred_name, pred_trace)
             )
         except MetricError as error:
             if self._on_error is not None:
                 self._on_error(error)
             raise
-
-
-def _again(known: ScoreRecord) -> Score:
-    if known.error is not None:
-        raise MetricError(known.error)
-    return Score(score=known.score, feedback=known.feedback, parts=known.parts)
 
 
 def _key(name: str, gold: Any, pred: Any, form: list[Any]) -> str:
@@ -111,7 +113,7 @@ def _key(name: str, gold: Any, pred: Any, form: list[Any]) -> str:
 
 def _fields(value: Any) -> Any:
     if isinstance(value, dspy.Example):
-        return sorted((key, _plain(each)) for key, each in value.items())
+        return sorted((key, _plain(field)) for key, field in value.items())
     return _plain(value)
 
 

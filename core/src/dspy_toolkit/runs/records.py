@@ -244,7 +244,9 @@ class TextRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRecord(Record):
-    """What the metric returned, or `error`, what it raised. `question` identifies the call and is the entry's key."""
+    """What the metric returned, or `error`, what it raised. `question` identifies the call and is the entry's key;
+    `metric` is the digest of the metric that answered (see `metric_digest`), empty in older journals.
+    """
 
     KIND: ClassVar[str] = "score"
 
@@ -253,15 +255,17 @@ class ScoreRecord(Record):
     feedback: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    metric: str = ""
 
     @property
     def key(self) -> str:
         return self.question
 
     def to_wire(self) -> Mapping[str, Any]:
+        metric = {"metric": self.metric} if self.metric else {}
         if self.error is not None:
-            return {"error": self.error}
-        return {"score": self.score, "feedback": self.feedback, "parts": self.parts}
+            return {"error": self.error, **metric}
+        return {"score": self.score, "feedback": self.feedback, "parts": self.parts, **metric}
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any], key: str = "") -> Self:
