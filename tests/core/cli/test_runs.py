@@ -90,6 +90,21 @@ def test_a_run_on_rows_in_a_file_needs_only_its_name_to_go_on(command_line):
     assert planned["rows"] == result["rows"]
 
 
+def test_a_mended_metric_of_the_users_own_is_found_again_and_scores_anew(command_line):
+    rows = [{"pressure": 980 + 2 * n, "falling": n % 2 == 0, "forecast": "rain"} for n in range(40)]
+    (command_line.folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    metric = command_line.folder / "mine.py"
+    metric.write_text("def strict(gold, pred, trace=None): return gold.forcast == pred.forecast\n")
+    signature = "pressure: int, falling: bool -> forecast"
+    options = ("--data", "rows.jsonl", "--metric", "mine:strict", "--model", MODEL, "--seed", "1")
+    error = error_of(command_line("optimize", signature, *options))
+    typed = shlex.split(re.search(r"resume with: dspy-toolkit (.*)", error)[1])
+    metric.write_text("def strict(gold, pred, trace=None): return gold.forecast == pred.forecast\n")
+    result = document(command_line(*typed, "--json"))
+    assert (result["run"], result["status"]) == (typed[-1], "finished")
+    assert result["baseline"]["score"] > 0
+
+
 def test_resuming_what_cannot_be_says_what_there_is(command_line):
     assert "No run of weather/forecast can be resumed. It has no runs yet" in error_of(
         command_line("optimize", TASK, "--resume")

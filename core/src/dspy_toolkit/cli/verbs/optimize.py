@@ -86,7 +86,8 @@ def add_to(app: typer.Typer) -> None:
         with edge(as_json) as output:
             drawn = {name: int(number) for name, number in pairs("--rows", rows, numbers=True).items()}
             parameters = pairs("--param", param)
-            allow_own_code(task, *(metric or ()))
+            recorded = () if resume is None else ("recorded:metric",)  # a resumed run's metric may be the user's own
+            allow_own_code(task, *(metric or ()), *recorded)
             from dspy_toolkit.framework.framework import DSPyFramework
 
             framework = DSPyFramework()
