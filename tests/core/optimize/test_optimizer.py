@@ -79,7 +79,7 @@ def test_parameters_that_do_not_go_together_are_refused():
 
 def test_what_is_no_optimizer_is_refused():
     for wrong in (3, "bootstrap", None):
-        with pytest.raises(OptimizationError, match="expected an Optimizer or a function"):
+        with pytest.raises(OptimizationError, match="expected an Optimizer, an instance"):
             as_optimizer(wrong)
 
 
