@@ -227,3 +227,17 @@ def test_a_model_in_the_call_replaces_those_of_the_predictors_and_says_so(make):
     )  # fmt: skip
     assert (result.model, result.models, result.optimized.score) == ("scripted/argument", {}, 100)
     assert any("replaces the LMs of the program's predictors: self (scripted/own)" in event.message for event in events)
+
+
+def test_what_was_not_better_is_used_by_its_name_only(make):
+    framework = make(lambda request: {"answer": "no idea"})
+    result, version = framework.optimize_task(
+        "question -> answer", dataset=ROWS, metrics="core/exact-match", optimizer="labeled"
+    )
+    assert not result.promoted
+    assert framework.target("question -> answer").version is None
+    assert framework.target("question -> answer@latest").version == version.name
+    with pytest.raises(BundleError, match="question -> answer@v1"):
+        framework.load("question -> answer")
+    assert framework.load("question -> answer@v1")(question="What is 1 and 1?").answer == "no idea"
+    assert framework.load("question -> answer@plain")(question="What is 1 and 1?").answer == "no idea"

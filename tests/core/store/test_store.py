@@ -57,10 +57,13 @@ def test_versions_count_up_and_come_back(tmp_path):
     assert Store(tmp_path / "programs").get("core/questions", "latest").name == "v11"
 
 
-def test_the_default_is_production_then_promoted_then_latest(tmp_path):
+def test_the_default_is_production_then_the_newest_that_was_better(tmp_path):
     store = Store(tmp_path)
+    assert store.default("core/questions") is None
     save(store, better=False)
-    assert store.get("core/questions").name == "v1", "nothing was promoted: the newest"
+    assert store.default("core/questions") is None, "nothing was better, so nothing replaces the plain program"
+    with pytest.raises(BundleError, match="core/questions@v1"):
+        store.get("core/questions")
     save(store, better=True)
     save(store, better=False)
     assert store.get("core/questions").name == "v2", "the newest promoted one"

@@ -29,7 +29,7 @@ from dspy_toolkit.programs.target import Target, target_of
 from dspy_toolkit.programs.task import Task
 from dspy_toolkit.runs.events import EventSink
 from dspy_toolkit.settings import DSPyConfig
-from dspy_toolkit.store.store import Version
+from dspy_toolkit.store.store import PLAIN, Version
 
 __all__ = ["DSPyFramework"]
 
@@ -105,29 +105,29 @@ class DSPyFramework:
         """The task `project/name`. Raises UnknownNameError, closest first."""
         return self.resources.task(name)
 
-    def bind(self, module: dspy.Module, *, model: Model = None) -> Program:
+    def bind(self, module: dspy.Module, *, model: Model = None, project: str | None = None) -> Program:
         """`module` with an LM and the framework's adapter, ready to call.
 
-        Predictors keep LMs of their own, unless there is a `model`; without both, DSPy's settings decide, then ours.
+        Predictors keep LMs of their own, unless there is a `model`; without both, DSPy's settings decide, then those of
+        the `project`, then the general ones.
         """
         if model is not None:
             module = without_own_lms(module)
-        return Program(module, lm=self.lm(model or default_model()), adapter=self.adapter())
+        settings = self.config.project(project).model if project else None
+        return Program(module, lm=self.lm(model or default_model(settings)), adapter=self.adapter())
 
     def load(self, name: str, version: str | None = None, *, model: Model = None) -> Program:
         """A stored program: `lora/hyperparameters`, `lora/hyperparameters@v2`, `...@production`, a bundle's
         `./folder`, or what was optimized under another name, such as `"question -> answer"`.
 
-        Without a version: `production` if that alias exists, else the newest that passed the gate, else the newest.
-        `model` is bound here: a bundle has none. Raises UnknownNameError, BundleError, FingerprintError.
+        Without a version: `production` if that alias exists, else the newest that passed the gate; BundleError if none
+        did. `model` is bound here: a bundle has none. Raises UnknownNameError, BundleError, FingerprintError.
         """
         target = self.target(f"{name}@{version}" if version else name)
-        if target.version is None:  # nothing is stored, which the store says best
+        plain_requested = PLAIN in (version, name.rpartition("@")[2])
+        if target.version is None and not plain_requested:  # nothing replaces the plain program; the store says why
             self.store.get(target.name)
-        if model is not None:
-            return self.bind(target.module, model=model)
-        lm = self.lm(default_model(self.config.project(target.project).model))
-        return Program(target.module, lm=lm, adapter=self.adapter())
+        return self.bind(target.module, model=model, project=target.project)
 
     def target(self, name: str, *, plain: bool = False) -> Target:
         """What a name stands for: a task, a stored version, a signature, or code; see `dspy_toolkit.framework.targets`.

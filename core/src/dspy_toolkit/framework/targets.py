@@ -5,7 +5,8 @@
     weather/ForecastSignature, "question -> answer"                      a signature, answered by dspy.Predict
     my_package.answers:Answer                                            a module, a signature, or a factory of either
 
-What was optimized under a name is stored under it, and the name alone means its stored version, if there is one.
+What was optimized under a name is stored under it, and the name alone means the stored version that replaces the plain
+program, if there is one (see `Store.default`).
 """
 
 import ast
@@ -54,9 +55,11 @@ def find_target(resources: Resources, name: str, *, plain: bool = False) -> Targ
             f"{name} is a stored version, but the program before optimization is needed; leave out @{requested}."
         )
     source = _source(resources, match["name"] if match else name)
-    if plain or (requested is None and source.name not in resources.store):
+    version = None
+    if not plain:
+        version = resources.store.get(source.name, requested) if requested else resources.store.default(source.name)
+    if version is None:
         return Target(name=source.name, version=None, module=source.plain(), plain=source.plain, task=source.task)
-    version = resources.store.get(source.name, requested)
     module = load_program(version.bundle, source.plain)
     return Target(name=source.name, version=version.name, module=module, plain=source.plain, task=source.task)
 

@@ -65,7 +65,7 @@ class Store:
         """Store a run's program as the task's next version.
 
         One whose interval does not clear the baseline is stored too, as a candidate: its manifest says
-        `"promoted": false`, and `get` without a version prefers older ones that were promoted. Raises BundleError.
+        `"promoted": false`, and it is used by its name only. Raises BundleError.
         """
         folder = self._folder(result.task)
         contents = bundle_files(result, example_inputs=example_inputs, adapter=adapter, parent=parent)
@@ -98,13 +98,19 @@ class Store:
     def get(self, task: str, version: str | None = None) -> Version:
         """A version by name (`v2`), by alias (`production`), or `latest`, the newest.
 
-        None is what a run should use: `production` if that alias exists, else the newest promoted version, else the
-        newest. Raises UnknownNameError, or BundleError for a damaged bundle.
+        None is what a run should use, see `default`; BundleError where there is no such version. Raises
+        UnknownNameError, or BundleError for a damaged bundle.
         """
         numbers = self._known(task)
         aliases = self.aliases(task)
         if version is None:
-            return self._default(task, numbers, aliases)
+            default = self.default(task)
+            if default is None:
+                raise BundleError(
+                    f"No stored version of {task} was better on held-out rows than the program it was made from. "
+                    f"Name the one you want, for example {task}@v{numbers[-1]}, or {task}@{PLAIN} for that program."
+                )
+            return default
         name = f"v{numbers[-1]}" if version == LATEST else aliases.get(version, version)
         match = _VERSION.match(name)
         if match is None or int(match[1]) not in numbers:
@@ -141,14 +147,17 @@ class Store:
         files = sorted(folder.iterdir()) if folder.is_dir() else []
         return {file.name: file.read_text(encoding="utf-8").strip() for file in files if _NAME.match(file.name)}
 
-    def _default(self, task: str, numbers: list[int], aliases: Mapping[str, str]) -> Version:
-        if PRODUCTION in aliases:
+    def default(self, task: str) -> Version | None:
+        """What replaces the plain program: `production` if that alias exists, else the newest version that passed the
+        gate. None if there is neither: an interrupted, unmeasured or worse version is used by its name only.
+        """
+        if PRODUCTION in self.aliases(task):
             return self.get(task, PRODUCTION)
-        for number in reversed(numbers):
+        for number in reversed(self._numbers(task)):
             candidate = self._version(task, f"v{number}")
             if candidate.bundle.manifest.promoted:
                 return candidate
-        return self._version(task, f"v{numbers[-1]}")
+        return None
 
     def _version(self, task: str, name: str) -> Version:
         pointing = tuple(alias for alias, target in self.aliases(task).items() if target == name)

@@ -49,7 +49,7 @@ def add_to(app: typer.Typer) -> None:
             framework = DSPyFramework()
             target = framework.target(name, plain=plain)
             values = _typed(values, target)
-            program = framework.bind(target.module, model=model or framework.config.project(target.project).model)
+            program = framework.bind(target.module, model=model, project=target.project)
             prediction = program(**values)
             files = dict(target.task.files(values, prediction)) if target.task else {}
             written = _write(files, write) if write is not None else []
@@ -66,6 +66,11 @@ def add_to(app: typer.Typer) -> None:
                 }
             )
             output.note(f"{target.name} {target.version or '(not optimized)'} with {program.lm.model}")
+            if target.version is None and not plain and target.name in framework.store:
+                newest = framework.store.get(target.name, "latest").name
+                output.note(
+                    f"{target.name}@{newest} is stored, but it was not better on held-out rows; name it to use it."
+                )
             for field, value in fields.items():
                 output.print(styled("[bold]{}[/]", field))
                 output.print(value)
