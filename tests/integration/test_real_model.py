@@ -50,7 +50,10 @@ def test_optimize_store_and_run(command_line):
     assert result["lm_calls"] >= 4
     assert result["errors"] == [], "no answer of the model failed to parse"
 
-    ran = command_line("run", "lora/hyperparameters", "--write", "my-lora", "--json")
+    assert result["promoted"] is False, "four rows are too few to tell"
+    assert command_line("run", "lora/hyperparameters", "--json")["version"] is None
+    name = f"lora/hyperparameters@{result['version']}"
+    ran = command_line("run", name, "--write", "my-lora", "--json")
     assert ran["version"] == result["version"]
     assert set(ran["prediction"]["config"]) >= {"rank", "scale", "learning_rate", "batch_size", "iters"}
     assert {path.name for path in (command_line.folder / "my-lora").iterdir()} == set(ran["files"])
