@@ -66,10 +66,14 @@ def add_to(app: typer.Typer) -> None:
                 }
             )
             output.note(f"{target.name} {target.version or '(not optimized)'} with {program.lm.model}")
-            if target.version is None and not plain and target.name in framework.store:
+            if (
+                target.name in framework.store
+                and framework.store.default(target.name) is None
+                and target.version is None
+            ):
                 newest = framework.store.get(target.name, "latest").name
                 output.note(
-                    f"{target.name}@{newest} is stored, but it was not better on held-out rows; name it to use it."
+                    f"{target.name}@{newest} is stored, but not shown to be better on held-out rows; name it to use it."
                 )
             for field, value in fields.items():
                 output.print(styled("[bold]{}[/]", field))
